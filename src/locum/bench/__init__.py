@@ -1,0 +1,1 @@
+"""Side-by-side measurement under one memory limit. Results lie in `benchmarks/`."""

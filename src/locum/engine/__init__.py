@@ -1,0 +1,1 @@
+"""Generation: requests, caches, steps, sampling, decode streams; `locum.load()`."""

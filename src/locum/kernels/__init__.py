@@ -1,0 +1,1 @@
+"""Expert layers as torch sees them: the reference in plain torch."""

@@ -1,0 +1,1 @@
+"""Which experts are in memory: the Ledger (decisions) and the Residency (slots, tickets, leases). No torch."""

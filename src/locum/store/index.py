@@ -1,0 +1,131 @@
+"""The expert index: where each routed expert's bytes lie, as plain data.
+
+`backbone` builds it once with transformers' own converters; `store` reads by it and never sees a model. An
+expert's *image* is what the compute code wants to find in memory: its tensors one after the other, each at a
+multiple of 64 bytes. A *span* says which run of a file fills which run of the image.
+"""
+
+import json
+import os
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from locum.errors import CheckpointError
+
+SCHEMA = "locum.index/1"
+ALIGN = 64
+"""Tensors in an image start at multiples of this many bytes: what torch's own allocator gives."""
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """`length` bytes at `offset` of file number `file` belong at byte `at` of the image."""
+
+    file: int
+    offset: int
+    length: int
+    at: int
+
+
+@dataclass(frozen=True, slots=True)
+class TensorView:
+    """One tensor of an image: parameter name (`gate_up_proj`), shape, dtype name (`bfloat16`), byte position."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    at: int
+
+
+@dataclass(frozen=True, slots=True)
+class LayerIndex:
+    """The routed experts of one MoE layer. All share `tensors`; `experts[e]` are the spans of expert e."""
+
+    module: str
+    layer: int
+    image_bytes: int
+    tensors: tuple[TensorView, ...]
+    experts: tuple[tuple[Span, ...], ...]
+    transform: str = "raw"
+    """How file bytes become image bytes. `raw`: they are the same bytes. Others are registered in `store`."""
+
+
+@dataclass(frozen=True, slots=True)
+class FileId:
+    """A file the index points into, with what betrays a change: size and modification time (ns)."""
+
+    path: str
+    size: int
+    mtime_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertIndex:
+    """The whole index. Keys are `layer_number * experts_per_layer + expert`, see `key_of`."""
+
+    files: tuple[FileId, ...]
+    layers: tuple[LayerIndex, ...]
+    """One per MoE layer, in forward order. A layer's number is its place in this tuple."""
+    identity: str
+    """Hash of config.json and of the file table: a cached index is used only where it matches."""
+
+    @property
+    def stride(self) -> int:
+        """Keys per layer: the largest number of experts any layer has."""
+        return max(len(layer.experts) for layer in self.layers)
+
+    def key_of(self, layer: int, expert: int) -> int:
+        """The key of `expert` in MoE layer number `layer`."""
+        return layer * self.stride + expert
+
+    def expert_of(self, key: int) -> tuple[int, int]:
+        """(layer number, expert) of a key."""
+        return divmod(key, self.stride)
+
+    def spans(self, key: int) -> tuple[Span, ...]:
+        """The spans of one expert."""
+        layer, expert = self.expert_of(key)
+        return self.layers[layer].experts[expert]
+
+    def stored_bytes(self, key: int) -> int:
+        """Bytes that must be read from the files for one expert, before any rounding to blocks."""
+        return sum(span.length for span in self.spans(key))
+
+    def save(self, path: Path) -> None:
+        """Write as JSON under a temporary name, then rename: a reader sees the old file, the new one or none."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        document = {"schema": SCHEMA, **asdict(self)}
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
+        try:
+            with os.fdopen(handle, "w") as out:
+                json.dump(document, out, separators=(",", ":"))
+            os.replace(temporary, path)
+        except BaseException:
+            os.unlink(temporary)
+            raise
+
+    @classmethod
+    def load(cls, path: Path) -> "ExpertIndex":
+        """Read what `save` wrote. Raises `CheckpointError` when the file is damaged or of another schema."""
+        try:
+            document: dict[str, Any] = json.loads(path.read_text())
+        except (OSError, ValueError) as error:
+            raise CheckpointError("the expert index cannot be read", where=path, got=error) from error
+        if document.get("schema") != SCHEMA:
+            raise CheckpointError("another index format", where=path, allowed=SCHEMA, got=document.get("schema"))
+        layers = tuple(
+            LayerIndex(
+                module=layer["module"],
+                layer=layer["layer"],
+                image_bytes=layer["image_bytes"],
+                tensors=tuple(TensorView(**{**t, "shape": tuple(t["shape"])}) for t in layer["tensors"]),
+                experts=tuple(tuple(Span(**span) for span in spans) for spans in layer["experts"]),
+                transform=layer["transform"],
+            )
+            for layer in document["layers"]
+        )
+        return cls(
+            files=tuple(FileId(**file) for file in document["files"]), layers=layers, identity=document["identity"]
+        )

@@ -1,0 +1,1 @@
+"""Checkpoints of real models' shapes with random weights. No torch."""
