@@ -1,0 +1,41 @@
+"""Find each MoE layer's router and ask it ahead of time.
+
+transformers' routers return a tuple that begins (logits [T, E], weights [T, K], ids [T, K]) in every decorated
+family, so one call serves them all.
+"""
+
+import inspect
+import re
+
+import torch
+from torch import Tensor, nn
+
+from locum.backbone.experts import experts_modules
+
+_ROUTER_CLASS = re.compile(r"(Router|Gate)$")
+
+
+def find_routers(model: nn.Module) -> list[nn.Module | None]:
+    """Per MoE layer in forward order, the router beside the experts module; None where there is none alone.
+
+    A router that needs more than the hidden states (token ids, another layer's state) cannot be asked ahead and
+    counts as none.
+    """
+    return [_router_beside(model.get_submodule(path.rpartition(".")[0])) for path, _ in experts_modules(model)]
+
+
+def _router_beside(block: nn.Module) -> nn.Module | None:
+    found = [child for child in block.children() if _ROUTER_CLASS.search(type(child).__name__)]
+    if len(found) != 1:
+        return None
+    parameters = inspect.signature(found[0].forward).parameters.values()
+    required = [p for p in parameters if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
+    return found[0] if len(required) == 1 else None
+
+
+@torch.no_grad()
+def predict(router: nn.Module, x_TH: Tensor) -> Tensor:
+    """The experts [T, K] that `router` would choose for `x_TH`. Hooks on the router do not fire."""
+    ids_TK = type(router).forward(router, x_TH)[2]
+    assert isinstance(ids_TK, Tensor)
+    return ids_TK

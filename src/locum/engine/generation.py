@@ -1,0 +1,201 @@
+"""One request from prompt to text: the loop, its stream and its account."""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from locum.engine.detokenize import Detokenizer
+from locum.engine.sampling import Sampler, SamplingParams
+from locum.engine.steps import PREFILL_CHUNK, Context, Part, forward, prefill_chunks
+from locum.engine.stops import StopMatcher
+from locum.errors import LocumError
+
+
+@dataclass(frozen=True)
+class ExpertCounts:
+    """What the experts cost over some stretch of work. A request is one distinct expert of one layer in one step.
+
+    `hits`, `staged` and `misses` as the Ledger counts them; `late` are hits or staged experts that had not landed;
+    `bytes_read` from disk; `bytes_copied` to align what was read; `stall` seconds spent waiting for reads.
+    """
+
+    hits: int = 0
+    staged: int = 0
+    misses: int = 0
+    late: int = 0
+    bytes_read: int = 0
+    bytes_copied: int = 0
+    stall: float = 0.0
+
+    def __sub__(self, other: "ExpertCounts") -> "ExpertCounts":
+        mine, theirs = asdict(self), asdict(other)
+        return ExpertCounts(**{name: mine[name] - theirs[name] for name in mine})
+
+    @property
+    def requests(self) -> int:
+        """Experts asked for."""
+        return self.hits + self.staged + self.misses
+
+    @property
+    def hit_rate(self) -> float | None:
+        """(hits + staged) / requests; None when nothing was asked for."""
+        return (self.hits + self.staged) / self.requests if self.requests else None
+
+
+@dataclass(frozen=True)
+class Generation:
+    """The outcome of one request.
+
+    `finish` is `stop` (an end token or a stop string), `length`, or `interrupted`. `ttft_s` seconds to the first
+    token; `decode_tok_s` tokens per second after it, None for fewer than two tokens. `prefill` and `decode` are
+    the experts' accounts. `threads` computed it; `lossless` says that nothing changed the model's numbers.
+    """
+
+    text: str
+    tokens: tuple[int, ...]
+    prompt_tokens: int
+    finish: str
+    ttft_s: float | None
+    decode_s: float
+    prefill: ExpertCounts
+    decode: ExpertCounts
+    threads: int
+    contended: bool
+    lossless: bool = True
+
+    @property
+    def decode_tok_s(self) -> float | None:
+        """Tokens per second of the decode steps (the first token belongs to prefill)."""
+        steps = len(self.tokens) - 1
+        return steps / self.decode_s if steps > 0 and self.decode_s > 0 else None
+
+
+@dataclass
+class Job:
+    """Everything one request needs to run. `counts` reads the engine's running account of the experts."""
+
+    model: Any
+    prompt: list[int]
+    context: Context
+    params: SamplingParams
+    end_tokens: frozenset[int]
+    detokenizer: Detokenizer
+    counts: Callable[[], ExpertCounts]
+    stopped: Callable[[], bool]
+    progress: Callable[[int, int], None] | None = None
+    threads: int = 1
+    contended: bool = False
+    chunk: int = PREFILL_CHUNK
+    tokens: list[int] = field(default_factory=list)
+
+
+class Stream(Iterator[str]):
+    """Text as it comes. After the last piece, `result` is the `Generation`.
+
+    When a step fails the error is raised from `next()`; `result` then holds the text so far, marked `interrupted`.
+    """
+
+    def __init__(self, job: Job, finished: Callable[[], None]) -> None:
+        self.result: Generation | None = None
+        self._pieces = self._run(job, finished)
+
+    def __next__(self) -> str:
+        return next(self._pieces)
+
+    def close(self) -> None:
+        """Stop here: the request ends and `result` is set. Idempotent."""
+        self._pieces.close()
+
+    def _run(self, job: Job, finished: Callable[[], None]) -> Iterator[str]:
+        account = _Account(job)
+        emitted: list[str] = []
+        try:
+            for piece in _generate(job, account):
+                emitted.append(piece)
+                if piece:
+                    yield piece
+        finally:
+            # also for an error, for Ctrl-C and for close(): the text so far is never lost
+            self.result = account.close("".join(emitted))
+            finished()
+
+
+class _Account:
+    """Clocks and expert counts at the borders between prefill and decode."""
+
+    def __init__(self, job: Job) -> None:
+        self.job, self.finish = job, "interrupted"
+        self.begin, self.first, self.last = time.perf_counter(), 0.0, 0.0
+        self.at_begin = self.at_first = self.at_last = job.counts()
+
+    def token(self) -> None:
+        """A step ended with a token."""
+        self.last, self.at_last = time.perf_counter(), self.job.counts()
+        if not self.first:
+            self.first, self.at_first = self.last, self.at_last
+
+    def close(self, text: str) -> Generation:
+        job = self.job
+        prefilled = self.at_first if self.first else job.counts()
+        return Generation(
+            text=text,
+            tokens=tuple(job.tokens),
+            prompt_tokens=len(job.prompt),
+            finish=self.finish,
+            ttft_s=self.first - self.begin if self.first else None,
+            decode_s=self.last - self.first,
+            prefill=prefilled - self.at_begin,
+            decode=self.at_last - self.at_first,
+            threads=job.threads,
+            contended=job.contended,
+        )
+
+
+def _generate(job: Job, account: _Account) -> Iterator[str]:
+    """Pieces of text, some empty: one per token and a last one."""
+    sampler = Sampler(job.params, job.prompt)
+    stops = StopMatcher(job.params.stop)
+    pending: list[int] = job.prompt
+    while len(job.tokens) < job.params.max_tokens:
+        logits_V = (
+            _prefill(job, pending) if not job.tokens else forward(job.model, [Part(job.context, pending)])[0]
+        )
+        if logits_V is None:
+            return
+        token = sampler.sample(logits_V)
+        job.tokens.append(token)
+        account.token()
+        if token in job.end_tokens and not job.params.ignore_eos:
+            account.finish = "stop"
+            break
+        text, stopped = stops.push(job.detokenizer.push(token))
+        yield text
+        if stopped:
+            account.finish = "stop"
+            return
+        if job.stopped():
+            yield stops.push(job.detokenizer.flush())[0] + stops.flush()
+            return
+        pending = [token]
+    else:
+        account.finish = "length"
+    text, stopped = stops.push(job.detokenizer.flush())
+    yield text if stopped else text + stops.flush()
+
+
+def _prefill(job: Job, prompt: list[int]) -> Any:
+    """Logits [V] after the prompt, chunk by chunk; None when asked to stop between two chunks."""
+    done, logits_V = 0, None
+    for chunk in prefill_chunks(prompt, job.context.past, job.chunk):
+        if job.stopped():
+            return None
+        logits_V = forward(job.model, [Part(job.context, chunk)])[0]
+        done += len(chunk)
+        if job.progress is not None:
+            job.progress(done, len(prompt))
+    return logits_V
+
+
+class EngineClosedError(LocumError):
+    """The engine was closed."""

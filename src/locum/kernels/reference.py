@@ -1,0 +1,31 @@
+"""One expert in plain torch: the arithmetic of transformers' eager experts, on weights that lie in a slot.
+
+Axes: N rows routed to this expert, H hidden, I intermediate.
+"""
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def expert_forward(module: nn.Module, x_NH: Tensor, weights: Mapping[str, Tensor]) -> Tensor:
+    """The output [N, H] of one expert for the rows `x_NH`.
+
+    `module` is a transformers experts module: it says the layout (`has_gate`, `is_transposed`, `has_bias`) and
+    holds the activation. `weights` are this expert's tensors by parameter name, without the expert axis. Kept
+    operation for operation as transformers' eager forward, because law B asks for equal bits.
+    """
+    up = "gate_up_proj" if module.has_gate else "up_proj"
+    h_NI = _project(module, x_NH, weights, up)
+    h_NI = module._apply_gate(h_NI) if module.has_gate else module.act_fn(h_NI)
+    out_NH = _project(module, h_NI, weights, "down_proj")
+    return module.post_expert_norm(out_NH) if module.has_post_expert_norm else out_NH
+
+
+def _project(module: nn.Module, x: Tensor, weights: Mapping[str, Tensor], name: str) -> Tensor:
+    if not module.is_transposed:
+        return F.linear(x, weights[name], weights.get(f"{name}_bias"))
+    y = x @ weights[name]
+    return y + weights[f"{name}_bias"] if module.has_bias else y
