@@ -85,7 +85,9 @@ def randomise(model: nn.Module, seed: int = 0) -> None:
             tensor.copy_(1 + value if "norm" in name else value)
 
 
-def make_model(family: str, dtype: torch.dtype = torch.float32, seed: int = 0, **overrides: object) -> nn.Module:
+def make_model(
+    family: str, dtype: torch.dtype = torch.float32, seed: int = 0, **overrides: object
+) -> nn.Module:
     """A full transformers model of `family` in memory."""
     config = AutoConfig.for_model(family, **{**_COMMON, **FAMILIES[family], **overrides})
     torch.manual_seed(seed)

@@ -34,8 +34,7 @@ def _router_beside(block: nn.Module) -> nn.Module | None:
 
 
 @torch.no_grad()
-def predict(router: nn.Module, x_TH: Tensor) -> Tensor:
-    """The experts [T, K] that `router` would choose for `x_TH`. Hooks on the router do not fire."""
-    ids_TK = type(router).forward(router, x_TH)[2]
-    assert isinstance(ids_TK, Tensor)
-    return ids_TK
+def predict(router: nn.Module, x_TH: Tensor) -> tuple[Tensor, Tensor]:
+    """What `router` would choose for `x_TH`: weights [T, K] and ids [T, K]. Hooks on the router do not fire."""
+    _, weights_TK, ids_TK = type(router).forward(router, x_TH)[:3]
+    return weights_TK, ids_TK

@@ -1,46 +1,17 @@
 """One request from prompt to text: the loop, its stream and its account."""
 
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
+from torch import Tensor
+
+from locum.engine.account import ExpertCounts
 from locum.engine.detokenize import Detokenizer
 from locum.engine.sampling import Sampler, SamplingParams
 from locum.engine.steps import PREFILL_CHUNK, Context, Part, forward, prefill_chunks
 from locum.engine.stops import StopMatcher
-from locum.errors import LocumError
-
-
-@dataclass(frozen=True)
-class ExpertCounts:
-    """What the experts cost over some stretch of work. A request is one distinct expert of one layer in one step.
-
-    `hits`, `staged` and `misses` as the Ledger counts them; `late` are hits or staged experts that had not landed;
-    `bytes_read` from disk; `bytes_copied` to align what was read; `stall` seconds spent waiting for reads.
-    """
-
-    hits: int = 0
-    staged: int = 0
-    misses: int = 0
-    late: int = 0
-    bytes_read: int = 0
-    bytes_copied: int = 0
-    stall: float = 0.0
-
-    def __sub__(self, other: "ExpertCounts") -> "ExpertCounts":
-        mine, theirs = asdict(self), asdict(other)
-        return ExpertCounts(**{name: mine[name] - theirs[name] for name in mine})
-
-    @property
-    def requests(self) -> int:
-        """Experts asked for."""
-        return self.hits + self.staged + self.misses
-
-    @property
-    def hit_rate(self) -> float | None:
-        """(hits + staged) / requests; None when nothing was asked for."""
-        return (self.hits + self.staged) / self.requests if self.requests else None
 
 
 @dataclass(frozen=True)
@@ -73,7 +44,11 @@ class Generation:
 
 @dataclass
 class Job:
-    """Everything one request needs to run. `counts` reads the engine's running account of the experts."""
+    """Everything one request needs to run.
+
+    `counts` reads the engine's running account of the experts, `stopped` says whether somebody asked to stop
+    (looked at before each step), `progress(done, total)` hears of prompt tokens.
+    """
 
     model: Any
     prompt: list[int]
@@ -153,16 +128,14 @@ class _Account:
 
 
 def _generate(job: Job, account: _Account) -> Iterator[str]:
-    """Pieces of text, some empty: one per token and a last one."""
+    """Pieces of text, some empty."""
     sampler = Sampler(job.params, job.prompt)
     stops = StopMatcher(job.params.stop)
-    pending: list[int] = job.prompt
+    pending = job.prompt
     while len(job.tokens) < job.params.max_tokens:
-        logits_V = (
-            _prefill(job, pending) if not job.tokens else forward(job.model, [Part(job.context, pending)])[0]
-        )
+        logits_V = _step(job, pending)
         if logits_V is None:
-            return
+            break
         token = sampler.sample(logits_V)
         job.tokens.append(token)
         account.token()
@@ -174,28 +147,23 @@ def _generate(job: Job, account: _Account) -> Iterator[str]:
         if stopped:
             account.finish = "stop"
             return
-        if job.stopped():
-            yield stops.push(job.detokenizer.flush())[0] + stops.flush()
-            return
         pending = [token]
     else:
         account.finish = "length"
-    text, stopped = stops.push(job.detokenizer.flush())
-    yield text if stopped else text + stops.flush()
+    text, _ = stops.push(job.detokenizer.flush())
+    yield text + stops.flush()
+    if stops.stopped:
+        account.finish = "stop"
 
 
-def _prefill(job: Job, prompt: list[int]) -> Any:
-    """Logits [V] after the prompt, chunk by chunk; None when asked to stop between two chunks."""
-    done, logits_V = 0, None
-    for chunk in prefill_chunks(prompt, job.context.past, job.chunk):
+def _step(job: Job, pending: Sequence[int]) -> Tensor | None:
+    """Logits [V] after `pending`, in one step or, for a prompt, in chunks; None when asked to stop before."""
+    logits_V = None
+    prefilling = not job.tokens
+    for chunk in prefill_chunks(pending, job.context.past, job.chunk) if prefilling else [pending]:
         if job.stopped():
             return None
         logits_V = forward(job.model, [Part(job.context, chunk)])[0]
-        done += len(chunk)
-        if job.progress is not None:
-            job.progress(done, len(prompt))
+        if prefilling and job.progress is not None:
+            job.progress(job.context.past, len(pending))
     return logits_V
-
-
-class EngineClosedError(LocumError):
-    """The engine was closed."""

@@ -1,1 +1,1 @@
-"""Which experts are in memory: the Ledger (decisions) and the Residency (slots, tickets, leases). No torch."""
+"""What is in memory: the Ledger (decisions) and the Residency (slots, tickets, leases). No torch."""

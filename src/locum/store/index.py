@@ -8,9 +8,9 @@ multiple of 64 bytes. A *span* says which run of a file fills which run of the i
 import json
 import os
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from locum.errors import CheckpointError
 
@@ -31,7 +31,7 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class TensorView:
-    """One tensor of an image: parameter name (`gate_up_proj`), shape, dtype name (`bfloat16`), byte position."""
+    """One tensor of an image: parameter name (`gate_up_proj`), shape, dtype name (`bfloat16`), first byte."""
 
     name: str
     shape: tuple[int, ...]
@@ -94,7 +94,7 @@ class ExpertIndex:
         return sum(span.length for span in self.spans(key))
 
     def save(self, path: Path) -> None:
-        """Write as JSON under a temporary name, then rename: a reader sees the old file, the new one or none."""
+        """Write as JSON under a temporary name, then rename: a reader sees the old file, the new or none."""
         path.parent.mkdir(parents=True, exist_ok=True)
         document = {"schema": SCHEMA, **asdict(self)}
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
@@ -110,22 +110,54 @@ class ExpertIndex:
     def load(cls, path: Path) -> "ExpertIndex":
         """Read what `save` wrote. Raises `CheckpointError` when the file is damaged or of another schema."""
         try:
-            document: dict[str, Any] = json.loads(path.read_text())
-        except (OSError, ValueError) as error:
+            document: Any = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
             raise CheckpointError("the expert index cannot be read", where=path, got=error) from error
-        if document.get("schema") != SCHEMA:
-            raise CheckpointError("another index format", where=path, allowed=SCHEMA, got=document.get("schema"))
-        layers = tuple(
-            LayerIndex(
-                module=layer["module"],
-                layer=layer["layer"],
-                image_bytes=layer["image_bytes"],
-                tensors=tuple(TensorView(**{**t, "shape": tuple(t["shape"])}) for t in layer["tensors"]),
-                experts=tuple(tuple(Span(**span) for span in spans) for spans in layer["experts"]),
-                transform=layer["transform"],
+        schema = document.get("schema") if isinstance(document, dict) else None
+        if schema != SCHEMA:
+            raise CheckpointError("another index format", where=path, allowed=SCHEMA, got=schema)
+        try:
+            return cls(
+                files=tuple(_record(FileId, file) for file in document["files"]),
+                layers=tuple(_layer(layer) for layer in document["layers"]),
+                identity=_of(str, document["identity"]),
             )
-            for layer in document["layers"]
-        )
-        return cls(
-            files=tuple(FileId(**file) for file in document["files"]), layers=layers, identity=document["identity"]
-        )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise CheckpointError("the expert index is damaged", where=path, got=repr(error)) from error
+
+
+_Field = TypeVar("_Field", str, int)
+_Record = TypeVar("_Record", FileId, Span)
+
+
+def _of(kind: type[_Field], value: Any) -> _Field:
+    if type(value) is not kind:
+        raise TypeError(f"{value!r} is not of type {kind.__name__}")
+    return value
+
+
+def _record(kind: type[_Record], values: dict[str, Any]) -> _Record:
+    """A flat record, each field of exactly its declared type (JSON's true is no integer here)."""
+    made = kind(**values)
+    for field in fields(kind):
+        if type(getattr(made, field.name)) is not field.type:
+            raise TypeError(f"{field.name} is {getattr(made, field.name)!r}")
+    return made
+
+
+def _tensor(values: dict[str, Any]) -> TensorView:
+    shape = tuple(_of(int, size) for size in values["shape"])
+    return TensorView(
+        name=_of(str, values["name"]), shape=shape, dtype=_of(str, values["dtype"]), at=_of(int, values["at"])
+    )
+
+
+def _layer(values: dict[str, Any]) -> LayerIndex:
+    return LayerIndex(
+        module=_of(str, values["module"]),
+        layer=_of(int, values["layer"]),
+        image_bytes=_of(int, values["image_bytes"]),
+        tensors=tuple(_tensor(tensor) for tensor in values["tensors"]),
+        experts=tuple(tuple(_record(Span, span) for span in spans) for spans in values["experts"]),
+        transform=_of(str, values["transform"]),
+    )

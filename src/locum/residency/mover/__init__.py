@@ -1,1 +1,1 @@
-"""Movers carry bytes into slots. The virtual, throttled and faulty ones live here, the real ones in `store`."""
+"""Movers carry bytes into slots. Virtual, throttled and faulty ones live here, the real ones in `store`."""

@@ -4,8 +4,8 @@ Contract, for the virtual, throttled and faulty movers here and for the real one
 
 * `start` queues one load and returns its `Ticket` at once. Until the ticket is terminal the slot is the
   Mover's to write; afterwards the Mover never touches it again.
-* States go QUEUED -> RUNNING -> DONE | FAILED | CANCELLED, or QUEUED -> CANCELLED, and are published after the
-  bytes: whoever sees DONE sees the bytes. A FAILED ticket carries `error`.
+* States go QUEUED -> RUNNING -> DONE | FAILED | CANCELLED, or QUEUED -> CANCELLED, and are published after
+  the bytes: whoever sees DONE sees the bytes. A FAILED ticket carries `error`.
 * Service is block by block in (priority, start order); between two blocks a more urgent ticket overtakes.
 * `after`: the load may begin only when that ticket is DONE; if it fails or is cancelled, this one fails.
 * Movers never call back, never retry, never decide. One thread (the program's) calls them.
@@ -57,6 +57,11 @@ class Ticket:
     def terminal(self) -> bool:
         """True once the Mover will never write to the slot again."""
         return self.state >= State.DONE
+
+    @property
+    def failed(self) -> bool:
+        """True when it ended without the bytes: FAILED or CANCELLED."""
+        return self.state > State.DONE
 
 
 class Mover(ABC):

@@ -1,0 +1,106 @@
+# `make demo` and `make test` do all their own set-up: a virtual environment in .venv, torch, the package.
+# Python 3.11 or newer is all they ask for. The first run takes minutes, the next ones start at once.
+#
+#   make demo     a small model runs with a quarter of its experts in memory
+#   make test     the fast, representative tests
+#   make check    the long form, in pieces that resume; writes its tables to benchmarks/
+#   make lint     style, types, import floors, size budgets
+#   make docs     write docs/cli.md anew from the command line itself
+#   make wheel    build the wheel into dist/
+#   make clean    remove the virtual environment and everything built
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+VENV ?= .venv
+# Anything pip understands: TORCH='torch==2.13.0 --index-url ...' picks another build.
+TORCH ?= torch==2.13.0
+# editable: the tests see src/ as it is. wheel: they see the built wheel, as a user would.
+INSTALL ?= editable
+PYTEST_ARGS ?=
+
+PY := $(VENV)/bin/python
+READY := $(VENV)/.ready-$(INSTALL)
+SOURCES := $(shell find src -type f -not -path '*/__pycache__/*' 2>/dev/null)
+WHEEL_STAMP := dist/.built
+
+.PHONY: help setup demo test test-pagecache check docs wheel clean
+.PHONY: lint lint-style lint-format lint-types lint-imports lint-size
+
+help:
+	@sed -n 's/^#   //p' Makefile
+
+setup: $(READY)
+
+demo: $(READY)
+	@$(PY) -m locum.bench.demo
+
+test: $(VENV)/.test
+	@$(PY) -m pytest -m "not check" $(PYTEST_ARGS)
+
+# The fallback for disks that refuse direct I/O, forced: the same tests through the page cache.
+test-pagecache: $(VENV)/.test
+	@LOCUM_MOVER=pagecache $(PY) -m pytest -m "not check" tests/store tests/engine $(PYTEST_ARGS)
+
+check: $(VENV)/.test $(VENV)/.bench
+	@$(PY) scripts/check.py
+
+# `make -k lint` goes on after a failure and shows them all.
+lint: lint-style lint-format lint-types lint-imports lint-size
+
+lint-style: $(VENV)/.lint
+	$(VENV)/bin/ruff check .
+
+lint-format: $(VENV)/.lint
+	$(VENV)/bin/ruff format --check .
+
+lint-types: $(VENV)/.lint $(VENV)/.test $(VENV)/.bench
+	$(VENV)/bin/mypy
+
+lint-imports: $(VENV)/.lint
+	$(VENV)/bin/lint-imports
+
+lint-size: $(READY)
+	$(PY) scripts/size_budget.py
+
+docs: $(READY)
+	@$(PY) scripts/cli_docs.py
+
+wheel: $(WHEEL_STAMP)
+
+clean:
+	rm -rf $(VENV) dist build .cache .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+
+# ---- set-up ----
+
+# torch comes first and alone, so that nothing the package asks for can choose another one.
+$(VENV)/.torch: scripts/new_venv.sh
+	@echo "locum: making $(VENV) and installing torch first (once; this takes a minute or more)"
+	@scripts/new_venv.sh $(VENV)
+	@$(PY) -m pip install --quiet --upgrade 'pip>=25.1'
+	@$(PY) -m pip install --quiet $(TORCH)
+	@touch $@
+
+$(VENV)/.ready-editable: $(VENV)/.torch pyproject.toml
+	@echo "locum: installing the package and what it needs"
+	@$(PY) -m pip install --quiet --editable .
+	@rm -f $(VENV)/.ready-wheel && touch $@
+
+$(VENV)/.ready-wheel: $(VENV)/.torch $(WHEEL_STAMP)
+	@echo "locum: installing the wheel and what it needs"
+	@$(PY) -m pip install --quiet dist/*.whl
+	@$(PY) -m pip install --quiet --force-reinstall --no-deps dist/*.whl
+	@rm -f $(VENV)/.ready-editable && touch $@
+
+$(WHEEL_STAMP): $(VENV)/.torch pyproject.toml README.md LICENSE $(SOURCES)
+	@rm -rf dist
+	@$(PY) -m pip wheel --quiet --no-deps --wheel-dir dist .
+	@touch $@
+
+# One rule for the tool groups of pyproject.toml: .test, .lint, .bench.
+$(VENV)/.test $(VENV)/.lint $(VENV)/.bench: $(VENV)/.%: $(READY)
+	@echo "locum: installing the tools for $*"
+	@$(PY) -m pip install --quiet --group $*
+	@touch $@

@@ -1,0 +1,79 @@
+"""The frame around every verb: parsing, configuration, output, errors and exit statuses."""
+
+import os
+import sys
+from collections.abc import Sequence
+from functools import partial
+from io import TextIOWrapper
+
+from cyclopts import App, Parameter
+
+from locum import __version__
+from locum.cli import config
+from locum.cli.doctor import doctor
+from locum.cli.failures import STOPPED, report
+from locum.cli.inspect import inspect
+from locum.cli.output import OutputOptions
+from locum.cli.run import run
+
+_HELP = """Run Mixture-of-Experts language models in far less memory than they need, bit for bit.
+
+MODEL is a folder in Hugging Face format or a hub id. Sizes are written like 4GiB or 512MiB. Settings come
+from the file locum.toml in the current folder, then from LOCUM_* environment variables, then from flags, all
+under the same names: `memory = "4GiB"`, `LOCUM_MEMORY=4GiB`, `--memory 4GiB`.
+"""
+
+
+def build() -> App:
+    """The whole command line, not yet run."""
+    app = App(
+        name="locum",
+        help=_HELP,
+        help_format="markdown",
+        version=__version__,
+        version_flags=["--version"],
+        default_parameter=Parameter(negative=(), show_env_var=False),
+        suppress_keyboard_interrupt=False,
+    )
+    app.command(inspect, usage="Usage: locum inspect MODEL [OPTIONS]")
+    app.command(run, usage="Usage: locum run [MODEL] [PROMPT] [OPTIONS]")
+    app.command(doctor, usage="Usage: locum doctor [FOLDER] [OPTIONS]")
+    app.config = (config.from_environment, partial(config.from_file, app))
+    return app
+
+
+def run_command(arguments: Sequence[str]) -> int:
+    """Parse and run one command line. Returns its exit status; errors go to stderr, one paragraph each."""
+    _set_environment()
+    verbose = False
+    try:
+        try:
+            command, bound, _ = build().parse_args(arguments, exit_on_error=False, print_error=False)
+            verbose = any(isinstance(v, OutputOptions) and v.verbose for v in bound.arguments.values())
+            status = command(*bound.args, **bound.kwargs)
+            sys.stdout.flush()
+            return status or 0
+        except Exception as error:
+            return report(error, verbose=verbose)
+    except KeyboardInterrupt:
+        print("\nlocum: stopped", file=sys.stderr)
+        return STOPPED
+    finally:
+        _flush_or_drop()
+
+
+def _set_environment() -> None:
+    """What must hold before anything else is loaded or printed."""
+    # Idle OpenMP threads should sleep, not spin: the reader threads need the cores.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # a terminal without UTF-8 shows `?`, not a traceback
+            stream.reconfigure(errors="replace")
+
+
+def _flush_or_drop() -> None:
+    """Get rid of what is still buffered for a stdout that nobody reads, or that is full."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

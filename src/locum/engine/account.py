@@ -1,0 +1,34 @@
+"""What a stretch of work cost in experts."""
+
+from dataclasses import asdict, dataclass
+
+
+@dataclass(frozen=True)
+class ExpertCounts:
+    """What the experts cost over some stretch of work. A request is one distinct expert of one layer in one step.
+
+    `hits`, `staged` and `misses` as the Ledger counts them; `late` are hits or staged experts that had not landed;
+    `bytes_read` from disk; `bytes_copied` to align what was read; `stall` seconds spent waiting for reads.
+    """
+
+    hits: int = 0
+    staged: int = 0
+    misses: int = 0
+    late: int = 0
+    bytes_read: int = 0
+    bytes_copied: int = 0
+    stall: float = 0.0
+
+    def __sub__(self, other: "ExpertCounts") -> "ExpertCounts":
+        mine, theirs = asdict(self), asdict(other)
+        return ExpertCounts(**{name: mine[name] - theirs[name] for name in mine})
+
+    @property
+    def requests(self) -> int:
+        """Experts asked for."""
+        return self.hits + self.staged + self.misses
+
+    @property
+    def hit_rate(self) -> float | None:
+        """(hits + staged) / requests; None when nothing was asked for."""
+        return (self.hits + self.staged) / self.requests if self.requests else None

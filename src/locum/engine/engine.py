@@ -1,0 +1,262 @@
+"""`locum.load()` and what it gives: a model that generates inside a memory budget."""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+from transformers import PreTrainedModel
+
+from locum.backbone.index import expert_index, torch_dtype
+from locum.backbone.load import load_backbone
+from locum.backbone.routers import find_routers
+from locum.backbone.runtime import attach
+from locum.engine.cache import request_cache
+from locum.engine.chat import render_chat
+from locum.engine.defaults import Defaults, read_defaults
+from locum.engine.generation import Generation, Job, Stream
+from locum.engine.memory import MemoryPlan, plan_memory, replan
+from locum.engine.residents import Residents, ResidentsOptions
+from locum.engine.sampling import SamplingParams
+from locum.engine.steps import Context
+from locum.engine.threads import ThreadGovernor, parse_threads
+from locum.engine.tokenizer import TextTokenizer, load_tokenizer
+from locum.errors import LocumError, PromptError, UsageError
+from locum.machine.limits import cpu_count
+from locum.machine.profile import cache_folder
+from locum.model.checkpoint import Checkpoint
+from locum.model.hub import resolve
+from locum.model.spec import MoESpec
+
+_LOG = logging.getLogger("locum")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadOptions:
+    """Everything `load` takes beside the model; see there."""
+
+    memory: str | int | None = None
+    expert_memory: str | int | None = None
+    context: int | None = None
+    dtype: str = "auto"
+    threads: str | int = "auto"
+    eviction: str = "lru"
+    prefetch: str = "none"
+    mover: str = "auto"
+    prefill_chunk: int | None = None
+
+
+class Engine:
+    """A loaded model. Use as a context manager, or `close()` it.
+
+    `model` is the transformers model itself: its own `generate`, or lm-eval, run on the same experts. One thread
+    at a time may use an engine.
+    """
+
+    def __init__(
+        self,
+        *,
+        path: Path,
+        spec: MoESpec,
+        model: PreTrainedModel,
+        residents: Residents,
+        tokenizer: TextTokenizer,
+        defaults: Defaults,
+        plan: MemoryPlan,
+        governor: ThreadGovernor,
+    ) -> None:
+        self.path, self.spec, self.model = path, spec, model
+        self.tokenizer, self.defaults, self.plan = tokenizer, defaults, plan
+        self.residents = residents
+        self._governor = governor
+        self._detach = attach(model, residents, [len(layer.experts) for layer in residents.index.layers])
+        self._requests = 0
+        self._running: Stream | None = None
+        self._stop = False
+        self._closed = False
+
+    def generate(self, prompt: str | Sequence[int] | Sequence[Mapping[str, Any]], **choices: Any) -> Generation:
+        """Generate to the end; see `stream`."""
+        stream = self.stream(prompt, **choices)
+        for _ in stream:
+            pass
+        assert stream.result is not None
+        return stream.result
+
+    def stream(
+        self,
+        prompt: str | Sequence[int] | Sequence[Mapping[str, Any]],
+        *,
+        progress: Callable[[int, int], None] | None = None,
+        **choices: Any,
+    ) -> Stream:
+        """Start a request and return its text as it comes.
+
+        `prompt`: text to go on from, token ids, or a chat as `[{"role": ..., "content": ...}]`. `choices` are
+        fields of `SamplingParams`; what is left out is as the model's generation_config.json says. `progress`
+        hears (tokens done, tokens) of the prompt. Raises `PromptError` for a prompt that is empty or does not
+        fit the context, `UsageError` for a bad choice or while another stream of this engine is open.
+        """
+        self._require_idle()
+        tokens = self.encode(prompt)
+        choices.setdefault("max_tokens", None)
+        params = self._params(len(tokens), choices)
+        self._stop = False
+        number, self._requests = self._requests, self._requests + 1
+        threads = self._governor.settle()
+        job = Job(
+            model=self.model,
+            prompt=tokens,
+            context=Context(request_cache(self.model.config)),
+            params=params,
+            end_tokens=self.defaults.end_tokens,
+            detokenizer=self.tokenizer.detokenizer(),
+            counts=self.residents.counts,
+            stopped=lambda: self._stop,
+            progress=progress,
+            threads=threads,
+            contended=self._governor.contended,
+            chunk=self.plan.chunk,
+        )
+        self.residents.request(number, True)
+
+        def finished() -> None:
+            self._running = None
+            if not self._closed:
+                self.residents.request(number, False)
+
+        self._running = Stream(job, finished)
+        return self._running
+
+    def encode(self, prompt: str | Sequence[int] | Sequence[Mapping[str, Any]]) -> list[int]:
+        """The token ids of a prompt; a chat goes through the model's template. Raises `PromptError`."""
+        if isinstance(prompt, str):
+            tokens = self.tokenizer.encode(prompt)
+        elif prompt and isinstance(prompt[0], Mapping):
+            tokens = self.tokenizer.encode_chat(prompt)
+        else:
+            tokens = [int(token) for token in prompt]
+        if not tokens:
+            raise PromptError("the prompt is empty", allowed="at least one token")
+        outside = [token for token in tokens if not 0 <= token < self.spec.vocab_size]
+        if outside:
+            raise PromptError(
+                "a token id is outside the vocabulary", allowed=f"0 to {self.spec.vocab_size - 1}", got=outside[0]
+            )
+        return tokens
+
+    def interrupt(self) -> None:
+        """Ask the running request to stop before its next step. Safe from a signal handler."""
+        self._stop = True
+
+    def close(self) -> None:
+        """Stop, free the arena and close the files. Idempotent; the model's experts raise afterwards."""
+        if self._closed:
+            return
+        if self._running is not None:
+            self._running.close()
+        self._closed = True
+        self._detach()
+        self.residents.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _require_idle(self) -> None:
+        if self._closed:
+            raise LocumError("the engine is closed", todo="Load the model again")
+        if self._running is not None:
+            raise UsageError(
+                "another stream of this engine is still open", todo="Finish it, or close() it, before the next"
+            )
+
+    def _params(self, prompt_tokens: int, choices: Mapping[str, Any]) -> SamplingParams:
+        room = self.plan.context - prompt_tokens
+        if room < 1:
+            raise PromptError(
+                "the prompt is longer than the context",
+                allowed=f"at most {self.plan.context - 1} tokens",
+                got=f"{prompt_tokens} tokens",
+                todo=f"Shorten it, or load with a larger context (the model's limit is {self.spec.context_length})",
+            )
+        params = self.defaults.params(**choices)
+        if choices.get("max_tokens") is not None and params.max_tokens > room:
+            _LOG.warning("the context has room for %d tokens, not %d", room, params.max_tokens)
+        return replace(params, max_tokens=min(params.max_tokens, room))
+
+
+def load(
+    model: str | Path,
+    *,
+    memory: str | int | None = None,
+    progress: Callable[[str], None] | None = None,
+    residents_options: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> Engine:
+    """Load a model into a memory budget.
+
+    `model`: a folder in Hugging Face format, or a hub id. `memory` bounds the whole process (`"8GiB"`, bytes, or
+    None for the smaller of the cgroup's limit and the available memory, less 10%). Further options:
+    `expert_memory` (the arena alone, a size or a share such as `"25%"`), `context` (tokens to reserve the KV
+    cache for), `dtype` (`auto`, `bf16`, `fp32`), `threads` (a number or `auto`), `eviction`, `prefetch`, `mover`,
+    `prefill_chunk`. `progress` hears what is being done.
+
+    Raises `ModelError` for a checkpoint that cannot be run, `BudgetError` when the memory is below the minimum.
+    """
+    asked = LoadOptions(memory=memory, **options)
+    return _load(resolve(model), asked, progress or (lambda what: None), dict(residents_options or {}))
+
+
+_DTYPES = {"auto": None, "bf16": torch.bfloat16, "fp32": torch.float32}
+
+
+def _load(path: Path, asked: LoadOptions, tell: Callable[[str], None], extra: dict[str, Any]) -> Engine:
+    if asked.dtype not in _DTYPES:
+        raise UsageError("no such dtype", allowed=", ".join(_DTYPES), got=repr(asked.dtype))
+    governor = ThreadGovernor(parse_threads(asked.threads), cpu_count())
+    tell("reading the checkpoint's headers")
+    checkpoint = Checkpoint.open(path)
+    spec = MoESpec.of(checkpoint).require_runnable()
+    if (dtype := _DTYPES[asked.dtype]) is not None:
+        spec = spec.computed_in(str(dtype).removeprefix("torch."))
+    tokenizer = load_tokenizer(path)
+    defaults = read_defaults(path, vocab_size=spec.vocab_size, tokenizer_eos=tokenizer.eos)
+    for warning in defaults.warnings:
+        _LOG.warning("%s", warning)
+    config = read_config(checkpoint)
+    attention = Attention.of(config, eager=not model_class(config)._supports_sdpa)
+    request = MemoryRequest(asked.memory, asked.expert_memory, asked.context)
+    plan = plan_memory(spec, attention, request)
+    tell("indexing the experts")
+    index = expert_index(checkpoint, cache_folder() / "index" / f"{checkpoint.identity[:24]}.json")
+    tell("loading the backbone")
+    model = load_backbone(checkpoint, dtype)
+    plan = replan(spec, plan, request)
+    if asked.prefill_chunk is not None:
+        plan = replace(plan, chunk=asked.prefill_chunk)
+    options = ResidentsOptions(
+        arena_bytes=plan.split.experts,
+        eviction=asked.eviction,
+        prefetch=asked.prefetch,
+        mover=asked.mover,
+        **extra,
+    )
+    residents = Residents(index, find_routers(model), max(spec.top_k), options)
+    return Engine(
+        path=path,
+        spec=spec,
+        model=model,
+        residents=residents,
+        tokenizer=tokenizer,
+        defaults=defaults,
+        plan=plan,
+        governor=governor,
+    )

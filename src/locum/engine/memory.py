@@ -1,0 +1,99 @@
+"""How the engine divides `--memory`: figures it can measure are measured, the rest is bounded from above."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from locum.engine.steps import PREFILL_CHUNK
+from locum.machine.limits import current_rss, memory_limit
+from locum.model.budget import MemorySplit, fixed_parts, split, workspace_estimate
+from locum.model.spec import MoESpec
+from locum.store.layout import STAGING_BYTES
+from locum.units import MIB
+
+CONTEXT = 4096
+"""Tokens the KV cache is reserved for when nobody says otherwise (or the model's context, if shorter)."""
+WARM_UP_BYTES = 96 * MIB
+"""What the first forward passes allocate for good: library pools, kernels' scratch space, compiled code."""
+SCORES_BYTES = 256 * MIB
+"""Eager attention keeps [heads, chunk, context] scores; the prefill chunk is halved until they fit in this."""
+SCORE_BYTES_EACH = 12
+"""Bytes per attention score while eager attention runs: the scores, their float32 softmax, and the copy back."""
+SMALLEST_CHUNK = 32
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryRequest:
+    """What the user asked for: `--memory`, `--expert-memory` and `--context` as given."""
+
+    memory: str | int | None = None
+    expert_memory: str | int | None = None
+    context: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryPlan:
+    """The division in force, the context it was made for and the prefill chunk it allows."""
+
+    split: MemorySplit
+    context: int
+    chunk: int
+
+
+@dataclass(frozen=True, slots=True)
+class Attention:
+    """What attention needs memory for: `heads` of `head_dim`; `eager` keeps every score."""
+
+    heads: int
+    head_dim: int
+    eager: bool
+
+    @classmethod
+    def of(cls, config: Any, *, eager: bool) -> "Attention":
+        """Read a transformers config."""
+        text = config.get_text_config()
+        heads = int(text.num_attention_heads)
+        compressed = getattr(text, "qk_nope_head_dim", None)
+        head_dim = compressed + text.qk_rope_head_dim if compressed else getattr(text, "head_dim", None)
+        return cls(heads, int(head_dim or text.hidden_size // heads), eager)
+
+    def chunk(self, context: int) -> int:
+        """The prefill chunk: `PREFILL_CHUNK`, halved while eager scores would not fit."""
+        chunk = PREFILL_CHUNK
+        while self.eager and chunk > SMALLEST_CHUNK and self._scores(chunk, context) > SCORES_BYTES:
+            chunk //= 2
+        return chunk
+
+    def workspace(self, chunk: int, context: int) -> int:
+        """Bytes of one layer's attention: keys and values repeated for every head, the mask, eager scores."""
+        repeated = 2 * self.heads * self.head_dim * 4 * context
+        mask = 16 * chunk * context
+        return repeated + mask + (self._scores(chunk, context) if self.eager else 0)
+
+    def _scores(self, chunk: int, context: int) -> int:
+        return self.heads * chunk * context * SCORE_BYTES_EACH
+
+
+def plan_memory(spec: MoESpec, attention: Attention, asked: MemoryRequest, *, readers: int = 2) -> MemoryPlan:
+    """Divide the budget before anything is loaded. Raises `BudgetError`, `UsageError`."""
+    context = asked.context or min(CONTEXT, spec.context_length)
+    chunk = attention.chunk(context)
+    fixed = fixed_parts(
+        spec,
+        context=context,
+        runtime_bytes=current_rss() + WARM_UP_BYTES,
+        staging_bytes=readers * STAGING_BYTES,
+        workspace_bytes=workspace_estimate(spec, chunk) + attention.workspace(chunk, context),
+    )
+    return MemoryPlan(_divide(spec, fixed, asked), context, chunk)
+
+
+def replan(spec: MoESpec, plan: MemoryPlan, asked: MemoryRequest) -> MemoryPlan:
+    """Divide again with the backbone in memory: the runtime is now measured, no longer guessed."""
+    runtime = max(0, current_rss() - plan.split.backbone) + WARM_UP_BYTES
+    return replace(plan, split=_divide(spec, replace(plan.split, runtime=runtime, experts=0), asked))
+
+
+def _divide(spec: MoESpec, fixed: MemorySplit, asked: MemoryRequest) -> MemorySplit:
+    return split(
+        spec, fixed, available=memory_limit(), memory=asked.memory, expert_memory=asked.expert_memory
+    )

@@ -1,0 +1,241 @@
+"""The experts of one model in memory: arena, Mover, Ledger and Residency put together, as the backbone sees them.
+
+Axes: T tokens, H hidden, K chosen.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from locum.backbone.index import torch_dtype
+from locum.backbone.routers import predict
+from locum.engine.account import ExpertCounts
+from locum.errors import BudgetError, UsageError
+from locum.policy import create as create_eviction
+from locum.policy.future import Future
+from locum.policy.prefetch import Prediction, Prefetcher
+from locum.policy.prefetch import create as create_prefetch
+from locum.residency.keys import KeyRange, KeySpace
+from locum.residency.ledger import Ledger, Wave
+from locum.residency.lease import Lease
+from locum.residency.mover.base import Slot
+from locum.residency.residency import Log, Residency
+from locum.residency.slots import PAGE, ArenaSlots, minimum_bytes, usable_bytes
+from locum.store.arena import Arena
+from locum.store.index import ExpertIndex, LayerIndex
+from locum.store.layout import Layout
+from locum.store.movers import Kind, open_mover
+
+SPECULATION_SHARE = 4
+"""Speculation gets at most one part in this many of the arena."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResidentsOptions:
+    """How experts are kept. `arena_bytes` is all the memory for experts; the rest as the command line's flags.
+
+    `future` is what `belady` needs; `log` hears every decision.
+    """
+
+    arena_bytes: int
+    eviction: str = "lru"
+    prefetch: str = "none"
+    mover: Kind = "auto"
+    wave: Wave = "rank"
+    readers: int = 2
+    future: Future | None = None
+    log: Log | None = None
+    eviction_params: Mapping[str, object] = field(default_factory=dict)
+    prefetch_params: Mapping[str, object] = field(default_factory=dict)
+
+
+def key_space(index: ExpertIndex, layout: Layout) -> KeySpace:
+    """One ledger layer per MoE layer, keys as the index numbers them, all in one budget."""
+    return KeySpace(
+        [
+            KeyRange(
+                layer=number,
+                first=index.key_of(number, 0),
+                resident=layout.slot_bytes(number),
+                stored=tuple(sum(span.length for span in spans) for spans in layer.experts),
+            )
+            for number, layer in enumerate(index.layers)
+        ]
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ArenaSplit:
+    """The arena's bytes: `cache` for the Ledger, `speculation`, and one slot through which anything can stream."""
+
+    budget: int
+    cache: int
+    speculation: int
+
+
+def split_arena(keys: KeySpace, arena_bytes: int, wanted_slots: int) -> ArenaSplit:
+    """Divide an arena of `arena_bytes`; `wanted_slots` is how many experts the prefetcher would like to hold.
+
+    Raises `BudgetError` when not even one expert fits.
+    """
+    budget = -(-arena_bytes // PAGE) * PAGE
+    least = minimum_bytes(keys.largest, keys.classes)
+    slots = min(usable_bytes(budget, keys.classes), arena_bytes)
+    if slots < keys.largest:
+        raise BudgetError(
+            "the expert memory is too small for one expert", minimum=least, allowed=f"{least} bytes", got=arena_bytes
+        )
+    speculation = min(wanted_slots, slots // keys.largest // SPECULATION_SHARE) * keys.largest
+    return ArenaSplit(budget, slots - keys.largest - speculation, speculation)
+
+
+class Residents:
+    """The lessor of one model's experts. One thread calls it; `close` gives the memory back."""
+
+    def __init__(
+        self, index: ExpertIndex, routers: Sequence[nn.Module | None], top_k: int, options: ResidentsOptions
+    ) -> None:
+        self.index, self.options = index, options
+        self._prefetcher = _prefetcher(options, routers, top_k)
+        self._routers = routers
+        layout = Layout(index)
+        keys = key_space(index, layout)
+        self.split = split_arena(keys, options.arena_bytes, top_k * self._prefetcher.distance)
+        policy = create_eviction(options.eviction, **options.eviction_params)
+        provides = {"counts"} | ({"next"} if options.future else set())
+        ledger = Ledger(
+            keys,
+            [self.split.cache],
+            policy,
+            speculation=self.split.speculation,
+            wave=options.wave,
+            provides=provides,
+        )
+        self.arena = Arena(len(keys.classes) * self.split.budget)
+        places = ArenaSlots(keys.classes, self.split.budget, self.arena)
+        assert places.span <= self.arena.size, "the arena is shorter than its slots"
+        try:
+            self.mover = open_mover(index, self.arena, kind=options.mover, threads=options.readers, layout=layout)
+        except BaseException:
+            self.arena.close()
+            raise
+        self.residency = Residency(ledger, self.mover, places, log=options.log)
+        self.layout = layout
+        self._views: dict[int, tuple[int, dict[str, Tensor]]] = {}
+        self._numbers = [_view_plan(layer) for layer in index.layers]
+        self._steps = 0
+        self._request: int | None = None
+        self._closed = False
+
+    # what the backbone calls
+
+    def step(self, tokens: int) -> None:
+        """A forward pass over `tokens` tokens begins."""
+        self.residency.step(self._steps, 1 if tokens == 1 else 0, tokens)
+        self._steps += 1
+
+    def acquire(self, layer: int, counts: Mapping[int, int], x_TH: Tensor) -> Lease:
+        """A lease on the experts of MoE layer number `layer`, and reads ahead for the layers that follow."""
+        first = self.index.key_of(layer, 0)
+        keys = [first + expert for expert in counts]
+        tick = (self._steps - 1) * self.residency.keys.layers + layer
+        info: dict[str, object] = {"counts": list(counts.values())}
+        if self.options.future is not None:
+            info["next"] = self.options.future.next_uses(tick, keys)
+        predictions = self._predict(layer, tick, x_TH) if self._prefetcher.distance else []
+        for prediction in predictions:
+            ahead = prediction.due - tick
+            self.residency.forecast(0, layer + ahead, prediction.ids, prediction.confidence)
+        lease = self.residency.acquire(layer, keys, info)
+        if predictions:
+            self.residency.want(self._prefetcher.wants(predictions))
+        return lease
+
+    def weights(self, key: int, slot: Slot) -> Mapping[str, Tensor]:
+        """The tensors of the expert in `slot`, as views of the arena."""
+        known = self._views.get(slot.offset)
+        if known is not None and known[0] == key:
+            return known[1]
+        base = slot.offset + self.layout.image_start(key)
+        views = {
+            name: torch.frombuffer(self.arena.memory, dtype=dtype, count=count, offset=base + at).view(shape)
+            for name, dtype, count, shape, at in self._numbers[self.index.expert_of(key)[0]]
+        }
+        self._views[slot.offset] = (key, views)
+        return views
+
+    def expert_of(self, key: int) -> int:
+        """The expert's number in its layer."""
+        return self.index.expert_of(key)[1]
+
+    # what the engine calls
+
+    def request(self, number: int, begin: bool) -> None:
+        """A request begins or ends."""
+        self.residency.request(number, begin)
+
+    def counts(self) -> ExpertCounts:
+        """The running account since the start."""
+        stats, physical, read = self.residency.ledger.stats, self.residency.physical, self.mover.counters
+        return ExpertCounts(
+            hits=stats.hits,
+            staged=stats.staged,
+            misses=stats.misses,
+            late=physical.late,
+            bytes_read=read.bytes_read,
+            bytes_copied=read.bytes_copied,
+            stall=physical.stall_s,
+        )
+
+    def close(self) -> None:
+        """Stop every read and give the memory back. Idempotent."""
+        if self._closed:
+            return
+        self._closed = True
+        self.residency.close()
+        self.mover.close()
+        self._views.clear()
+        self.arena.close()
+
+    def _predict(self, layer: int, tick: int, x_TH: Tensor) -> list[Prediction]:
+        predictions = []
+        for ahead in range(1, self._prefetcher.distance + 1):
+            if layer + ahead >= len(self._routers):
+                break
+            router = self._routers[layer + ahead]
+            assert router is not None
+            weights_TK, ids_TK = predict(router, x_TH)
+            count = len(self.index.layers[layer + ahead].experts)
+            score_E = torch.zeros(count + 1).index_add_(
+                0, ids_TK.reshape(-1).clamp(max=count), weights_TK.reshape(-1).float()
+            )[:count]
+            chosen = score_E.nonzero()[:, 0]
+            first = self.index.key_of(layer + ahead, 0)
+            keys = [first + expert for expert in chosen.tolist()]
+            # rounded to the trace's float16, so that a replay of the trace decides alike
+            predictions.append(Prediction(tick + ahead, keys, score_E[chosen].half().tolist()))
+        return predictions
+
+
+def _prefetcher(options: ResidentsOptions, routers: Sequence[nn.Module | None], top_k: int) -> Prefetcher:
+    params = dict(options.prefetch_params)
+    if options.prefetch == "next-gate":
+        params.setdefault("window", top_k)
+    prefetcher = create_prefetch(options.prefetch, **params)
+    if prefetcher.distance and any(router is None for router in routers):
+        raise UsageError(
+            f"prefetch {options.prefetch} cannot ask this model's routers ahead of time",
+            got="routers that need more than the hidden states",
+            todo="Use --prefetch none",
+        )
+    return prefetcher
+
+
+def _view_plan(layer: LayerIndex) -> list[tuple[str, torch.dtype, int, tuple[int, ...], int]]:
+    """(name, dtype, elements, shape, byte in the image) of each tensor of a layer's experts."""
+    return [
+        (view.name, torch_dtype(view.dtype), torch.Size(view.shape).numel(), view.shape, view.at)
+        for view in layer.tensors
+    ]

@@ -1,0 +1,101 @@
+"""Random weights at the speed of a disk: windows into pools of normal noise. No torch.
+
+Drawing fresh numbers for every weight would cost minutes. Instead one pool is drawn per scale, and each
+tensor is a few windows of it at random places. Each window of a tensor starts at its own place within the
+row, so no two rows of a tensor are equal (unless it has more windows than its rows have places:
+vocabularies of millions).
+
+The scales keep such a model's behaviour alive. Matrices have variance 1 / fan-in, which is the usual 0.02
+at a width of 2500 and works at any width. Sharp attention (query norms about 4) and loud experts keep
+greedy text from falling into a loop, where every token would choose the same experts; routing then is near
+uniform.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from locum.errors import UsageError
+from locum.synth.shapes import TensorSpec
+from locum.units import MIB
+
+POOL_BYTES = 16 * MIB
+_BLOCK = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Dtype:
+    """A number format: its safetensors name, its name in `config.json`, bytes per number."""
+
+    code: str
+    name: str
+    size: int
+
+
+DTYPES = {"bf16": Dtype("BF16", "bfloat16", 2), "fp32": Dtype("F32", "float32", 4)}
+
+
+def dtype_of(name: str) -> Dtype:
+    """The format called `bf16` or `fp32`. Raises `UsageError`."""
+    if name not in DTYPES:
+        raise UsageError("unknown number format", allowed=", ".join(DTYPES), got=repr(name))
+    return DTYPES[name]
+
+
+def scale(tensor: TensorSpec) -> tuple[float, float]:
+    """(mean, standard deviation) of a tensor's weights."""
+    if tensor.is_norm:
+        return (4.0 if tensor.name.endswith("q_norm.weight") else 1.0), 0.1
+    if "embed_tokens" in tensor.name:
+        return 0.0, 0.1
+    gain = 4.0 if tensor.is_expert and "down_proj" in tensor.name else 1.0
+    return 0.0, gain / tensor.shape[-1] ** 0.5
+
+
+def _encode(values: NDArray[np.float32], dtype: Dtype) -> NDArray[np.uint8]:
+    """Bytes of `values` on disk. bf16 is the high half of a float32: random weights need no rounding."""
+    little = values.astype("<f4", copy=False)
+    if dtype.size == 4:
+        return little.view(np.uint8)
+    return np.ascontiguousarray(little.view("<u2")[1::2]).view(np.uint8)
+
+
+class Noise:
+    """Weights for one checkpoint: normal, never zero, the same for the same seed."""
+
+    def __init__(self, seed: int, dtype: Dtype, *, pool_bytes: int = POOL_BYTES) -> None:
+        self._random = np.random.Generator(np.random.SFC64(seed))
+        self._dtype, self._length = dtype, pool_bytes // dtype.size
+        self._pools: dict[float, NDArray[np.uint8]] = {}
+
+    def _draw(self, count: int, mean: float, std: float) -> NDArray[np.uint8]:
+        values = self._random.standard_normal(count, dtype=np.float32) * np.float32(std) + np.float32(mean)
+        values[values == 0] = std
+        return _encode(values, self._dtype)
+
+    def _pool(self, std: float) -> NDArray[np.uint8]:
+        if std not in self._pools:
+            blocks = range(0, self._length, _BLOCK)
+            self._pools[std] = np.concatenate(
+                [self._draw(min(_BLOCK, self._length - start), 0.0, std) for start in blocks]
+            )
+        return self._pools[std]
+
+    def pieces(self, tensor: TensorSpec) -> Iterator[NDArray[np.uint8]]:
+        """The bytes of `tensor`, piece by piece, each of at most half a pool. They are for reading only."""
+        mean, std = scale(tensor)
+        if tensor.is_norm:
+            yield self._draw(tensor.elements, mean, std)
+            return
+        pool, row, size = self._pool(std), tensor.shape[-1], self._dtype.size
+        longest = self._length // 2 // row * row
+        assert longest, "a row longer than half a pool"
+        phase = int(self._random.integers(row))
+        for number, begin in enumerate(range(0, tensor.elements, longest)):
+            count = min(longest, tensor.elements - begin)
+            residue = (phase + number) % row
+            places = (self._length - count - residue) // row
+            start = int(self._random.integers(places + 1)) * row + residue
+            yield pool[start * size : (start + count) * size]

@@ -1,0 +1,196 @@
+"""Checkpoints of any size in constant memory, laid out as Hugging Face's own are. No torch.
+
+Shard by shard, what Hugging Face's libraries leave on disk for a family that stores expert by expert,
+header and all: whatever reads it meets the real thing's names, sizes and unaligned offsets.
+"""
+
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from locum.errors import LocumError, UsageError
+from locum.synth.noise import Dtype, Noise, dtype_of
+from locum.synth.shapes import Config, TensorSpec, tensors
+from locum.synth.tokenizer import Specials, write_tokenizer
+from locum.units import MIB, format_bytes
+
+SHARD_BYTES = 5 * 10**9
+"""Largest shard by default, as on the hub."""
+_SMALL_FILES = 32 * MIB
+"""Room for config, tokenizer and index, generously."""
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A finished checkpoint: `bytes` of weights, of which `expert_bytes` belong to routed experts."""
+
+    path: Path
+    bytes: int
+    expert_bytes: int
+    parameters: int
+    shards: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Shard:
+    tensors: tuple[TensorSpec, ...]
+
+    def header(self, dtype: Dtype) -> bytes:
+        """The safetensors header: length, JSON in file order, spaces up to a multiple of 8 and no further."""
+        entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+        at = 0
+        for tensor in self.tensors:
+            end = at + tensor.elements * dtype.size
+            entries[tensor.name] = {
+                "dtype": dtype.code,
+                "shape": list(tensor.shape),
+                "data_offsets": [at, end],
+            }
+            at = end
+        text = json.dumps(entries, separators=(",", ":")).encode()
+        text += b" " * (-len(text) % 8)
+        return len(text).to_bytes(8, "little") + text
+
+
+def _shards(specs: Iterable[TensorSpec], limit: int, dtype: Dtype) -> list[_Shard]:
+    """Fill shards in module order up to `limit` bytes; within each, sort by name as safetensors does."""
+    shards: list[_Shard] = []
+    current: list[TensorSpec] = []
+    used = 0
+    for spec in specs:
+        size = spec.elements * dtype.size
+        if current and used + size > limit:
+            shards.append(_Shard(tuple(sorted(current, key=lambda t: t.name))))
+            current, used = [], 0
+        current.append(spec)
+        used += size
+    shards.append(_Shard(tuple(sorted(current, key=lambda t: t.name))))
+    return shards
+
+
+def _require_space(parent: Path, peak: int) -> None:
+    free = shutil.disk_usage(parent).free
+    if free < peak:
+        raise LocumError(
+            "not enough disk space for the checkpoint",
+            where=parent,
+            allowed=f"{format_bytes(peak)} free at the peak",
+            got=format_bytes(free),
+            todo="Free some space, choose another folder, or ask for fewer layers",
+        )
+
+
+def _write_json(path: Path, document: dict[str, Any]) -> None:
+    path.write_text(json.dumps(document, indent=2, sort_keys=False) + "\n", encoding="utf-8")
+
+
+def _write_configs(folder: Path, config: Config, specials: Specials) -> None:
+    ids = {"bos_token_id": specials.bos, "eos_token_id": specials.eos, "pad_token_id": specials.pad}
+    _write_json(folder / "config.json", {**config, **ids})
+    _write_json(folder / "generation_config.json", {**ids, "eos_token_id": [specials.eos, specials.bos]})
+
+
+def _write_index(folder: Path, shards: list[_Shard], total: int, parameters: int) -> None:
+    places = {t.name: _shard_name(n, len(shards)) for n, shard in enumerate(shards) for t in shard.tensors}
+    _write_json(
+        folder / "model.safetensors.index.json",
+        {
+            "metadata": {"total_parameters": parameters, "total_size": total},
+            "weight_map": dict(sorted(places.items())),
+        },
+    )
+
+
+def _shard_name(number: int, count: int) -> str:
+    return f"model-{number + 1:05d}-of-{count:05d}.safetensors" if count > 1 else "model.safetensors"
+
+
+def _write_shard(
+    path: Path, shard: _Shard, noise: Noise, dtype: Dtype, report: Callable[[int], None]
+) -> None:
+    with path.open("wb") as out:
+        out.write(shard.header(dtype))
+        for tensor in shard.tensors:
+            for piece in noise.pieces(tensor):
+                out.write(piece.data)
+                report(piece.nbytes)
+        out.flush()
+        os.fsync(out.fileno())
+        # What was written is not about to be read by us: leave the page cache to others.
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(out.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def write_checkpoint(
+    config: Config,
+    path: str | Path,
+    *,
+    layers: int | None = None,
+    seed: int = 0,
+    dtype: str = "bf16",
+    shard_bytes: int = SHARD_BYTES,
+    progress: Progress | None = None,
+) -> Written:
+    """Write a checkpoint of this config with random weights and a tokenizer at `path`, which must not exist.
+
+    `layers` replaces the config's number of layers; `dtype` is `bf16` or `fp32`; `progress(done, total)`
+    is called in bytes. Everything is written beside `path` and renamed at the end, so `path` is whole or
+    absent. Takes less than 200 MB of memory whatever the size. Raises `UsageError`, `UnsupportedError` for
+    a family it does not know, and `LocumError` when the disk is too full.
+    """
+    started, target, form = time.monotonic(), Path(path), dtype_of(dtype)
+    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
+        raise UsageError("the checkpoint's folder exists", where=target, todo="Remove it or name another one")
+    for name, value in (("layers", layers), ("shard_bytes", shard_bytes)):
+        if value is not None and value < 1:
+            raise UsageError(f"{name} is too small", allowed="at least 1", got=value)
+    config = {**config, "dtype": form.name}
+    if layers is not None:
+        config["num_hidden_layers"] = layers
+    specs = list(tensors(config))
+    shards = _shards(specs, shard_bytes, form)
+    parameters = sum(spec.elements for spec in specs)
+    total = parameters * form.size
+    target.parent.mkdir(parents=True, exist_ok=True)
+    _require_space(target.parent, total + sum(len(shard.header(form)) for shard in shards) + _SMALL_FILES)
+
+    done = 0
+
+    def report(count: int) -> None:
+        nonlocal done
+        done += count
+        if progress is not None:
+            progress(done, total)
+
+    folder = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part"))
+    try:
+        folder.chmod(0o755)
+        _write_configs(
+            folder, config, write_tokenizer(folder, config["vocab_size"], config["max_position_embeddings"])
+        )
+        noise = Noise(seed, form)
+        for number, shard in enumerate(shards):
+            _write_shard(folder / _shard_name(number, len(shards)), shard, noise, form, report)
+        if len(shards) > 1:
+            _write_index(folder, shards, total, parameters)
+        folder.rename(target)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    return Written(
+        path=target,
+        bytes=total,
+        expert_bytes=sum(spec.elements for spec in specs if spec.is_expert) * form.size,
+        parameters=parameters,
+        shards=len(shards),
+        seconds=time.monotonic() - started,
+    )

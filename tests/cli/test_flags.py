@@ -1,0 +1,80 @@
+"""Every verb and every flag there is. A change here is a change of what people and scripts rely on."""
+
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from helpers_cli import environment
+
+from locum.cli.app import build
+from locum.cli.run import RunOptions
+from locum.policy import EVICTION, create
+from locum.policy.prefetch import PREFETCH
+
+ROOT = Path(__file__).parents[2]
+OUTPUT = {"--json", "--quiet", "--verbose", "-v"}
+FROZEN = {
+    "inspect": OUTPUT,
+    "doctor": OUTPUT,
+    "run": OUTPUT
+    | {
+        "--memory", "--expert-memory", "--context",
+        "--max-tokens", "--temperature", "--top-p", "--top-k", "--min-p", "--repetition-penalty",
+        "--seed", "--stop", "--ignore-eos",
+        "--threads", "--dtype", "--eviction", "--prefetch", "--mover",
+    },
+}  # fmt: skip
+POSITIONAL = {"inspect": ["model"], "doctor": ["folder"], "run": ["model", "prompt"]}
+
+
+def flags_of(verb: str) -> set[str]:
+    arguments = build()[verb].assemble_argument_collection()
+    names = {name for a in arguments if a.parse for name in (*a.names, *a.negatives)}
+    return {name for name in names if name.startswith("-")}
+
+
+def test_the_verbs() -> None:
+    assert {name for name in build() if not name.startswith("-")} == set(FROZEN)
+
+
+@pytest.mark.parametrize("verb", FROZEN)
+def test_the_flags_of(verb: str) -> None:
+    assert flags_of(verb) == FROZEN[verb]
+
+
+@pytest.mark.parametrize("verb", FROZEN)
+def test_the_places_of(verb: str) -> None:
+    arguments = build()[verb].assemble_argument_collection()
+    placed = [a for a in arguments if a.parse and not any(name.startswith("-") for name in a.names)]
+    assert [a.field_info.name for a in placed] == POSITIONAL[verb]
+
+
+@pytest.mark.parametrize("verb", FROZEN)
+def test_every_flag_says_what_it_does(verb: str) -> None:
+    for argument in build()[verb].assemble_argument_collection(parse_docstring=True):
+        if argument.parse and argument.show:
+            assert len(argument.parameter.help or "") > 10, argument.name
+
+
+def test_the_options_of_run_are_named_as_its_flags() -> None:
+    fields = {field.name for field in dataclasses.fields(RunOptions)} - {"model", "prompt"}
+    assert {"--" + name.replace("_", "-") for name in fields} == FROZEN["run"] - OUTPUT
+
+
+def test_every_policy_that_can_run_is_offered() -> None:
+    arguments = build()["run"].assemble_argument_collection()
+    offered = {a.name: set(a.get_choices() or ()) for a in arguments}
+    assert offered["--eviction"] == {name for name in EVICTION if "next" not in create(name).needs}
+    assert offered["--prefetch"] == set(PREFETCH)
+
+
+def test_the_page_about_the_command_line_is_up_to_date() -> None:
+    command = [sys.executable, str(ROOT / "scripts/cli_docs.py"), "--check"]
+    result = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+    text = (ROOT / "docs/cli.md").read_text(encoding="utf-8")
+    for verb, flags in FROZEN.items():
+        section = text.partition(f"## locum {verb}\n")[2].partition("\n## ")[0]
+        assert all(flag in section for flag in flags), verb
