@@ -18,6 +18,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]
 
     def get(family: str, dtype: str = "float32", **overrides: object) -> Path:
         import torch
+
         from helpers_models import make_checkpoint
 
         key = (family, dtype, repr(sorted(overrides.items())))

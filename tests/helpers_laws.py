@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from helpers_models import reference_model
 from torch import Tensor
 
+from helpers_models import reference_model
 from locum.backbone.index import expert_index
 from locum.backbone.load import load_backbone
-from locum.backbone.routers import find_routers
 from locum.backbone.runtime import attach
 from locum.engine.cache import request_cache
 from locum.engine.residents import Residents, ResidentsOptions
@@ -75,7 +74,7 @@ class Subject:
     def residents(self, slots: int, **options: Any) -> Iterator[Residents]:
         """Residents with room for `slots` experts in all."""
         chosen = ResidentsOptions(arena_bytes=slots * self.slot, **options)
-        residents = Residents(self.index, find_routers(self.model), 3, chosen)
+        residents = Residents(self.index, self.model, 3, chosen)
         detach = attach(self.model, residents, self.experts)
         try:
             yield residents

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers_models import FAMILIES, reference_model
 from safetensors.torch import load_file, save_file
 
+from helpers_models import FAMILIES, reference_model
 from locum.backbone.experts import expert_shapes, experts_modules
 from locum.backbone.index import expert_index, torch_dtype
 from locum.errors import CheckpointError, UnsupportedError

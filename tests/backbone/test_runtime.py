@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from helpers_models import FAMILIES, make_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from helpers_models import FAMILIES, make_model
 from locum.backbone.experts import expert_shapes, experts_modules
 from locum.backbone.runtime import Routing, run_layer
 from locum.residency.mover.base import Slot

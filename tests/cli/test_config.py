@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from helpers_cli import run_session
+from locum.cli import main
 
 SHOW = "import dataclasses; output.result(dataclasses.asdict(options))"
 
@@ -82,6 +83,7 @@ def test_variables_that_are_no_flags_are_left_alone(tmp_path: Path) -> None:
         ("[inspect]\nmemory = 1\n", "`memory`"),
         ("[serve]\nport = 1\n", "`serve`"),
         ("run = 3\n", "`run`"),
+        ("no-json = true\n", "`no-json`"),
         ("model = 'x'\n", "`model`"),
         ("seed = [1, 2]\n", "[seed]"),
         ("seed = { a = 1 }\n", "[seed]"),
@@ -91,21 +93,29 @@ def test_variables_that_are_no_flags_are_left_alone(tmp_path: Path) -> None:
         ("seed =\n", "locum.toml"),
     ],
 )
-def test_a_wrong_file_is_an_error_that_names_the_key(tmp_path: Path, toml: str, named: str) -> None:
+def test_a_wrong_file_is_an_error_that_names_the_key(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    toml: str,
+    named: str,
+) -> None:
     (tmp_path / "locum.toml").write_text(toml)
-    result = run_session(SHOW, "run", cwd=tmp_path)
-    assert result.returncode == 2
-    assert named in result.stderr
-    assert "locum.toml" in result.stderr
-    assert result.stderr.count("\n") == 1
+    monkeypatch.chdir(tmp_path)
+    assert main(["run"]) == 2
+    _, stderr = capsys.readouterr()
+    assert named in stderr
+    assert "locum.toml" in stderr
+    assert stderr.count("\n") == 1
 
 
-def test_a_file_that_is_no_text_is_an_error(tmp_path: Path) -> None:
+def test_a_file_that_is_no_text_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "locum.toml").write_bytes(b"\xff\xfe")
-    assert run_session(SHOW, "run", cwd=tmp_path).returncode == 2
+    assert main(["run"]) == 2
     (tmp_path / "locum.toml").unlink()
     (tmp_path / "locum.toml").mkdir()
-    assert run_session(SHOW, "run", cwd=tmp_path).returncode == 2
+    assert main(["run"]) == 2
 
 
 def test_a_wrong_file_does_not_stop_help(tmp_path: Path) -> None:

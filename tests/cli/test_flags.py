@@ -6,8 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from helpers_cli import environment
+from cyclopts.argument import Argument
 
+from helpers_cli import environment
 from locum.cli.app import build
 from locum.cli.run import RunOptions
 from locum.policy import EVICTION, create
@@ -29,9 +30,17 @@ FROZEN = {
 POSITIONAL = {"inspect": ["model"], "doctor": ["folder"], "run": ["model", "prompt"]}
 
 
+def arguments_of(verb: str) -> list[Argument]:
+    """What can be given to a verb, in order."""
+    app = build()
+    collection = app[verb].assemble_argument_collection(
+        default_parameter=app.default_parameter, parse_docstring=True
+    )
+    return [a for a in collection if a.parse and not a.children]
+
+
 def flags_of(verb: str) -> set[str]:
-    arguments = build()[verb].assemble_argument_collection()
-    names = {name for a in arguments if a.parse for name in (*a.names, *a.negatives)}
+    names = {name for a in arguments_of(verb) for name in (*a.names, *a.negatives)}
     return {name for name in names if name.startswith("-")}
 
 
@@ -46,16 +55,14 @@ def test_the_flags_of(verb: str) -> None:
 
 @pytest.mark.parametrize("verb", FROZEN)
 def test_the_places_of(verb: str) -> None:
-    arguments = build()[verb].assemble_argument_collection()
-    placed = [a for a in arguments if a.parse and not any(name.startswith("-") for name in a.names)]
+    placed = [a for a in arguments_of(verb) if not any(name.startswith("-") for name in a.names)]
     assert [a.field_info.name for a in placed] == POSITIONAL[verb]
 
 
 @pytest.mark.parametrize("verb", FROZEN)
 def test_every_flag_says_what_it_does(verb: str) -> None:
-    for argument in build()[verb].assemble_argument_collection(parse_docstring=True):
-        if argument.parse and argument.show:
-            assert len(argument.parameter.help or "") > 10, argument.name
+    for argument in arguments_of(verb):
+        assert len(argument.parameter.help or "") > 10, argument.name
 
 
 def test_the_options_of_run_are_named_as_its_flags() -> None:
@@ -64,8 +71,7 @@ def test_the_options_of_run_are_named_as_its_flags() -> None:
 
 
 def test_every_policy_that_can_run_is_offered() -> None:
-    arguments = build()["run"].assemble_argument_collection()
-    offered = {a.name: set(a.get_choices() or ()) for a in arguments}
+    offered = {a.name: set(a.get_choices() or ()) for a in arguments_of("run")}
     assert offered["--eviction"] == {name for name in EVICTION if "next" not in create(name).needs}
     assert offered["--prefetch"] == set(PREFETCH)
 

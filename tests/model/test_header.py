@@ -25,7 +25,7 @@ NUMPY = {
     "U8": np.uint8,
     "I64": np.int64,
 }
-FUZZ = settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FUZZ = settings(deadline=None, max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def raw(header: object, data: bytes = b"", *, length: int | None = None) -> bytes:
@@ -160,7 +160,7 @@ def mutated(draw: st.DrawFn) -> bytes:
     return bytes(content)
 
 
-@settings(FUZZ, max_examples=500)
+@settings(FUZZ, max_examples=300)
 @given(content=mutated())
 def test_mutated_headers_never_crash_and_never_pass_where_the_library_refuses(
     content: bytes, tmp_path: Path

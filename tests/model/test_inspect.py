@@ -12,9 +12,17 @@ from helpers_checkpoint import qwen3_moe, write_checkpoint
 from locum.errors import CheckpointError, UsageError
 from locum.model import inspect
 
-RELIED_ON = (
-    "family moe_layers experts top_k expert_bytes routed_bytes backbone_bytes min_memory ceilings".split()
-)
+RELIED_ON = [
+    "family",
+    "moe_layers",
+    "experts",
+    "top_k",
+    "expert_bytes",
+    "routed_bytes",
+    "backbone_bytes",
+    "min_memory",
+    "ceilings",
+]
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +64,7 @@ def test_sixty_gigabytes_without_torch(big: Path) -> None:
     assert (found["experts"], found["top_k"], found["expert_bytes"]) == (128, 8, expert)
     assert found["routed_bytes"] == 48 * 128 * expert
     assert found["params"] == 30_532_122_624  # what the model's card calls 30.5B
-    assert round(found["active_params"] / 1e9, 1) == 3.4  # 3.3B with the embedding counted once
+    assert found["active_params"] == found["params"] - 48 * (128 - 8) * expert // 2
     assert found["kv_bytes_per_token"] == 48 * 2 * 4 * 128 * 2
     assert found["ceilings"] is None
 

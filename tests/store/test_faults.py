@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from helpers_gate import Gate
+from helpers_movers import KINDS, Movers
 from helpers_store import Bench, index_of, plain_index, write_files
 from locum.errors import CheckpointError, LoadError, UsageError
 from locum.residency.mover.base import Priority, State, Ticket
@@ -20,8 +21,6 @@ from locum.store.index import FileId, Span
 from locum.store.pagecache import PageCacheMover
 
 PAGE = 4096
-KINDS = [DirectMover, PageCacheMover]
-Movers = type[DirectMover] | type[PageCacheMover]
 Read = Callable[[int, memoryview, int], int]
 
 

@@ -12,9 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers_gate import Gate
+from helpers_movers import ALL_KINDS, KINDS, AnyMover, Movers
 from helpers_store import Bench, index_of, plain_index, write_files
 from locum.errors import LoadError
 from locum.residency.mover.base import Priority, State, Ticket
+from locum.residency.mover.faulty import FaultyMover
 from locum.store import layout as layouts
 from locum.store import pagecache
 from locum.store.direct import DirectMover
@@ -22,12 +24,10 @@ from locum.store.index import ExpertIndex, Span
 from locum.store.pagecache import PageCacheMover
 
 PAGE = 4096
-Movers = type[DirectMover] | type[PageCacheMover]
-KINDS = [DirectMover, PageCacheMover]
 PLACES = ["/dev/shm", None]
 
 
-def finish(mover: DirectMover | PageCacheMover, tickets: list[Ticket]) -> None:
+def finish(mover: AnyMover, tickets: list[Ticket]) -> None:
     left = list(tickets)
     while left:
         mover.wait_any(left)
@@ -69,7 +69,7 @@ def random_index(rng: random.Random, folder: Path) -> ExpertIndex:
     return index_of(write_files(folder, [max(end, 1) for end in ends], rng.randrange(2**30)), layers)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ALL_KINDS)
 @settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 2**32), small=st.booleans(), align=st.sampled_from([1, 64]))
 def test_every_image_is_the_files_bytes(kind: Movers, seed: int, small: bool, align: int) -> None:
@@ -114,7 +114,7 @@ def test_the_end_of_a_file_on_disk_and_tmpfs(kind: Movers, place: Path) -> None:
         mover.close()
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ALL_KINDS)
 @settings(max_examples=15, deadline=None)
 @given(seed=st.integers(0, 2**32))
 def test_a_terminal_ticket_is_never_written_again(kind: Movers, seed: int) -> None:
@@ -234,7 +234,7 @@ def test_closing_while_busy(kind: Movers, tmp_path: Path, monkeypatch: pytest.Mo
         mover.start(0, bench.slots[0], Priority.DEMAND)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ALL_KINDS)
 @pytest.mark.parametrize("act", ["cancel", "promote"])
 def test_terminal_tickets_do_not_change(kind: Movers, act: str, tmp_path: Path) -> None:
     bench = Bench.of(plain_index(tmp_path, 1, PAGE))
@@ -268,3 +268,76 @@ def test_counters_are_what_was_asked_and_copied(tmp_path: Path) -> None:
         got = mover.counters
         assert (got.bytes_read, got.bytes_copied, got.reads) == (read, copied, 1), (kind, offset)
         assert got.busy_seconds > 0
+
+
+@pytest.mark.parametrize("verdict", ["ok", "eio", "cancel"])
+def test_waiting_for_a_ticket_of_another_mover(
+    verdict: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two tiers, each with its own reader: the upper load begins only when the lower one is there."""
+    bench = Bench.of(plain_index(tmp_path, 4, PAGE))
+    upper, lower = (DirectMover(bench.layout, bench.arena, threads=2) for _ in range(2))
+    gate = Gate(monkeypatch)
+    try:
+        source = lower.start(0, bench.slots[0], Priority.DEMAND)
+        assert gate.next() == 0
+        ticket = upper.start(1, bench.slots[1], Priority.SPECULATIVE, after=source)
+        then = upper.start(2, bench.slots[2], Priority.DEMAND, after=ticket)
+        dropped = upper.start(3, bench.slots[3], Priority.DEMAND, after=source)
+        assert upper.cancel(dropped) is True
+        upper.promote(ticket, Priority.DEMAND)
+        assert gate.arrived.empty()
+        if verdict == "cancel":
+            assert lower.cancel(source) is False
+        gate.allow("eio" if verdict == "eio" else "ok")
+        if verdict == "ok":
+            for offset in (PAGE, 2 * PAGE):
+                assert gate.next() == offset
+                gate.allow()
+        finish(upper, [ticket, then])
+        wanted = State.DONE if verdict == "ok" else State.FAILED
+        assert [t.state for t in (ticket, then, dropped)] == [wanted, wanted, State.CANCELLED]
+        late = upper.start(3, bench.slots[3], Priority.DEMAND, after=source)  # it has ended long since
+        gate.allow()
+        finish(upper, [late])
+        assert late.state == wanted
+        if verdict == "ok":
+            assert not any(bench.wrong_bytes(key) for key in range(4))
+    finally:
+        upper.close()
+        lower.close()
+
+
+def test_closing_while_waiting_for_another_mover(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench.of(plain_index(tmp_path, 2, PAGE))
+    upper, lower = (DirectMover(bench.layout, bench.arena) for _ in range(2))
+    gate = Gate(monkeypatch)
+    source = lower.start(0, bench.slots[0], Priority.DEMAND)
+    ticket = upper.start(1, bench.slots[1], Priority.DEMAND, after=source)
+    upper.close()
+    assert ticket.state == State.CANCELLED
+    gate.allow()
+    lower.wait_any([source])
+    lower.close()
+
+
+def test_under_a_wrapper(tmp_path: Path) -> None:
+    """A faulty mover in front of a real one hands its own tickets down as `after`."""
+    bench = Bench.of(plain_index(tmp_path, 12, PAGE))
+    mover = FaultyMover(
+        DirectMover(bench.layout, bench.arena), failures=0.3, delays=0.3, delay_s=1e-3, seed=5
+    )
+    try:
+        before = None
+        chain = []
+        for key, slot in bench.slots.items():
+            before = mover.start(key, slot, Priority.DEMAND, after=before)
+            chain.append(before)
+        while not all(ticket.terminal for ticket in chain):
+            mover.wait_any([ticket for ticket in chain if not ticket.terminal])
+        states = [ticket.state for ticket in chain]
+        broken = states.index(State.FAILED)
+        assert states == [State.DONE] * broken + [State.FAILED] * (len(chain) - broken)
+        assert not any(bench.wrong_bytes(key) for key in range(broken))
+    finally:
+        mover.close()

@@ -1,12 +1,14 @@
 """What an experts module is, and how its parameters are taken off.
 
-transformers 5.23 marks every routed-experts class with `@use_experts_implementation`, which leaves the layout on
-the instance (`is_transposed`, `has_bias`, `has_gate`, ...). That decoration is the only thing locum looks for.
+transformers 5.23 marks every routed-experts class with `@use_experts_implementation`, which leaves the
+layout on the instance (`is_transposed`, `has_bias`, `has_gate`, ...). That decoration is the only thing
+locum looks for.
 """
 
 from collections.abc import Iterator
 
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 PARAMETERS = ("gate_up_proj", "gate_up_proj_bias", "up_proj", "up_proj_bias", "down_proj", "down_proj_bias")
 """Every parameter a decorated experts class may hold, in the order of an expert's image."""
@@ -31,7 +33,7 @@ def expert_shapes(module: nn.Module) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in found.items() if isinstance(tensor, Tensor)}
 
 
-def strip(model: nn.Module) -> None:
+def strip(model: PreTrainedModel) -> None:
     """Take the routed experts' parameters off a skeleton on the meta device.
 
     A plain meta tensor stays under each name, because the families' weight initialisers touch it; being no
@@ -42,7 +44,7 @@ def strip(model: nn.Module) -> None:
             parameter = module._parameters.pop(name, None)
             if parameter is not None:
                 setattr(module, name, parameter.detach())
-        module._is_hf_initialized = True
+        module._is_hf_initialized = True  # type: ignore[assignment]
     ignored = set(getattr(model, "_keys_to_ignore_on_load_unexpected", None) or ())
     ignored.add(r"(^|\.)experts\.(.*\.)?(" + "|".join(PARAMETERS) + r")$")
     model._keys_to_ignore_on_load_unexpected = ignored

@@ -16,7 +16,7 @@ from locum.model.checkpoint import Checkpoint
 
 
 def read_config(checkpoint: Checkpoint) -> Any:
-    """transformers' config object of the checkpoint. Raises `CheckpointError` when transformers refuses it."""
+    """The config as transformers reads it. Raises `CheckpointError` when it refuses to."""
     try:
         return AutoConfig.from_pretrained(checkpoint.folder, local_files_only=True, trust_remote_code=False)
     except (ValueError, TypeError, KeyError, OSError, AttributeError) as error:

@@ -1,11 +1,11 @@
 """The expert index, built with transformers' own renamings and converters.
 
 For every tensor of the checkpoint transformers can say which parameter it ends up in and by which operations.
-For experts these are a stack over the experts (and, for gate and up, a concatenation of rows): pure placement of
-bytes. That placement is all the index holds; any other operation is refused by name.
+For experts these are a stack over the experts (and, for gate and up, a concatenation of rows): pure
+placement of bytes. That placement is all the index holds; any other operation is refused by name.
 
-The functions used (`get_model_conversion_mapping`, `rename_source_key`) are not documented interface, which is
-why transformers is pinned and why the tests compare the index with a full load.
+The functions used (`get_model_conversion_mapping`, `rename_source_key`) are not documented interface, which
+is why transformers is pinned and why the tests compare the index with a full load.
 """
 
 import re
@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import torch
 import transformers
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
@@ -63,7 +64,9 @@ def expert_index(checkpoint: Checkpoint, cache: Path | None = None) -> ExpertInd
 
 
 def index_identity(checkpoint: Checkpoint) -> str:
-    """What a cached index must match: the checkpoint's files, transformers' version and this module's rules."""
+    """What a cached index must match: the checkpoint's files, transformers' version and this module's
+    rules.
+    """
     return f"{checkpoint.identity}/{transformers.__version__}/{_RULES}"
 
 
@@ -80,9 +83,11 @@ def _build(checkpoint: Checkpoint, identity: str) -> ExpertIndex:
     return ExpertIndex(files=files, layers=layers, identity=identity)
 
 
-def _parts_by_parameter(checkpoint: Checkpoint, skeleton: nn.Module) -> dict[str, list[_Part]]:
+def _parts_by_parameter(checkpoint: Checkpoint, skeleton: PreTrainedModel) -> dict[str, list[_Part]]:
     """Checkpoint tensors grouped by the experts parameter they end up in (`...experts.gate_up_proj`)."""
-    wanted = {f"{path}.{name}" for path, module in experts_modules(skeleton) for name in expert_shapes(module)}
+    wanted = {
+        f"{path}.{name}" for path, module in experts_modules(skeleton) for name in expert_shapes(module)
+    }
     transforms = get_model_conversion_mapping(skeleton)
     renamings = [t for t in transforms if isinstance(t, WeightRenaming)]
     converters = [t for t in transforms if isinstance(t, WeightConverter)]
@@ -152,11 +157,15 @@ def _layer(
 
 
 def _pieces(checkpoint: Checkpoint, target: str, parts: list[_Part], meta: Tensor) -> list[list[TensorInfo]]:
-    """Per expert, the byte runs that make up its part of parameter `target` [E, ...], checked against `meta`."""
+    """Per expert, the byte runs that make up its part of parameter `target` [E, ...], checked against
+    `meta`.
+    """
     count, shape = meta.shape[0], tuple(meta.shape[1:])
     if not parts:
         raise CheckpointError("experts are missing", where=checkpoint.folder, allowed=f"tensors for {target}")
-    sources = _slices(checkpoint, target, parts, meta) if parts[0].expert is None else _rows(checkpoint, parts)
+    sources = (
+        _slices(checkpoint, target, parts, meta) if parts[0].expert is None else _rows(checkpoint, parts)
+    )
     missing = [expert for expert in range(count) if not sources.get(expert)]
     extra = sorted(set(sources) - set(range(count)))
     if missing or extra:
@@ -169,7 +178,10 @@ def _pieces(checkpoint: Checkpoint, target: str, parts: list[_Part], meta: Tenso
     kinds = {info.dtype for infos in sources.values() for info in infos}
     if len(kinds) != 1 or not kinds <= set(_DTYPES):
         raise UnsupportedError(
-            "an expert dtype that locum does not run", where=target, allowed=sorted(_DTYPES), got=sorted(kinds)
+            "an expert dtype that locum does not run",
+            where=target,
+            allowed=sorted(_DTYPES),
+            got=sorted(kinds),
         )
     for expert, infos in sorted(sources.items()):
         got = (sum(info.shape[0] for info in infos), *infos[0].shape[1:])

@@ -15,14 +15,15 @@ from locum.model.checkpoint import Checkpoint
 def load_backbone(checkpoint: Checkpoint, dtype: torch.dtype | None = None) -> PreTrainedModel:
     """The transformers model of `checkpoint` in `dtype` (default: the checkpoint's own), without its experts.
 
-    The model calls the experts function registered as "locum"; `backbone.runtime.attach` gives it one to call.
-    Raises `CheckpointError` when a tensor is missing or has the wrong shape, `NumericsError` for NaN weights.
+    The model calls the experts function registered as "locum"; `backbone.runtime.attach` gives it one to
+    call. Raises `CheckpointError` when a tensor is missing or has the wrong shape, `NumericsError` for NaN
+    weights.
     """
     config = read_config(checkpoint)
     cls = stripped_class(model_class(config))
     with quiet_transformers():
         try:
-            model, info = cls.from_pretrained(
+            loaded: Any = cls.from_pretrained(
                 checkpoint.folder,
                 config=config,
                 dtype=dtype or "auto",
@@ -33,7 +34,10 @@ def load_backbone(checkpoint: Checkpoint, dtype: torch.dtype | None = None) -> P
                 output_loading_info=True,
             )
         except (RuntimeError, OSError, ValueError) as error:
-            raise CheckpointError("the backbone cannot be loaded", where=checkpoint.folder, got=error) from error
+            raise CheckpointError(
+                "the backbone cannot be loaded", where=checkpoint.folder, got=error
+            ) from error
+    model, info = loaded
     _require_complete(checkpoint, info)
     own_memory(model)
     _require_numbers(checkpoint, model)
@@ -75,8 +79,13 @@ def _require_complete(checkpoint: Checkpoint, info: dict[str, Any]) -> None:
 
 def _require_numbers(checkpoint: Checkpoint, model: nn.Module) -> None:
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-        # the sum is NaN if any element is (or if infinities of both signs meet), at a fraction of isnan's memory
-        if tensor.is_floating_point() and not tensor.is_meta and bool(tensor.sum(dtype=torch.float32).isnan()):
+        # the sum is NaN if any element is (or if infinities of both signs meet), at a fraction of isnan's
+        # memory
+        if (
+            tensor.is_floating_point()
+            and not tensor.is_meta
+            and bool(tensor.sum(dtype=torch.float32).isnan())
+        ):
             raise NumericsError(
                 "NaN among the weights",
                 where=f"{checkpoint.folder}, tensor {name}",

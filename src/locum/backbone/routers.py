@@ -1,7 +1,7 @@
 """Find each MoE layer's router and ask it ahead of time.
 
-transformers' routers return a tuple that begins (logits [T, E], weights [T, K], ids [T, K]) in every decorated
-family, so one call serves them all.
+transformers' routers return a tuple that begins (logits [T, E], weights [T, K], ids [T, K]) in every
+decorated family, so one call serves them all.
 """
 
 import inspect
@@ -18,10 +18,12 @@ _ROUTER_CLASS = re.compile(r"(Router|Gate)$")
 def find_routers(model: nn.Module) -> list[nn.Module | None]:
     """Per MoE layer in forward order, the router beside the experts module; None where there is none alone.
 
-    A router that needs more than the hidden states (token ids, another layer's state) cannot be asked ahead and
-    counts as none.
+    A router that needs more than the hidden states (token ids, another layer's state) cannot be asked ahead
+    and counts as none.
     """
-    return [_router_beside(model.get_submodule(path.rpartition(".")[0])) for path, _ in experts_modules(model)]
+    return [
+        _router_beside(model.get_submodule(path.rpartition(".")[0])) for path, _ in experts_modules(model)
+    ]
 
 
 def _router_beside(block: nn.Module) -> nn.Module | None:
@@ -35,6 +37,8 @@ def _router_beside(block: nn.Module) -> nn.Module | None:
 
 @torch.no_grad()
 def predict(router: nn.Module, x_TH: Tensor) -> tuple[Tensor, Tensor]:
-    """What `router` would choose for `x_TH`: weights [T, K] and ids [T, K]. Hooks on the router do not fire."""
+    """What `router` would choose for `x_TH`: weights [T, K] and ids [T, K]. Hooks on the router do not
+    fire.
+    """
     _, weights_TK, ids_TK = type(router).forward(router, x_TH)[:3]
     return weights_TK, ids_TK

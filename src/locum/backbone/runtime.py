@@ -2,9 +2,9 @@
 
 Axes: T tokens, K chosen per token, H hidden, E experts, N rows routed to one expert.
 
-Every expert's weighted output lands in its own place of a [T, K, H] buffer, places in ascending expert id, and
-the places are summed in that order. So the sum does not know which expert arrived first (law A), and it adds in
-the order of transformers' eager experts (law B).
+Every expert's weighted output lands in its own place of a [T, K, H] buffer, places in ascending expert id,
+and the places are summed in that order. So the sum does not know which expert arrived first (law A), and it
+adds in the order of transformers' eager experts (law B).
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -21,13 +21,17 @@ from locum.residency.mover.base import Slot
 
 
 class Lessor(Protocol):
-    """What the runtime needs from whoever decides where experts are: `engine.residents.Residents` in real life."""
+    """What the runtime needs from whoever decides where experts are: `engine.residents.Residents` in real
+    life.
+    """
 
     def step(self, tokens: int) -> None:
         """A forward pass over `tokens` tokens begins."""
 
     def acquire(self, layer: int, counts: Mapping[int, int], x_TH: Tensor) -> Any:
-        """A lease on the experts of MoE layer number `layer`; `counts` gives tokens per expert, ascending ids."""
+        """A lease on the experts of MoE layer number `layer`; `counts` gives tokens per expert, ascending
+        ids.
+        """
 
     def weights(self, key: int, slot: Slot) -> Mapping[str, Tensor]:
         """The tensors of the expert that lies in `slot`."""
@@ -44,7 +48,9 @@ class Routing:
         if self.tokens == 1:
             self._row = ids_TK[0].tolist()
             chosen = sorted(range(self.width), key=self._row.__getitem__)
-            self._single = {self._row[k]: (place, k) for place, k in enumerate(chosen) if self._row[k] < experts}
+            self._single = {
+                self._row[k]: (place, k) for place, k in enumerate(chosen) if self._row[k] < experts
+            }
             self.counts = dict.fromkeys(self._single, 1)
             return
         # k-major order, as torch.where on transformers' transposed expert mask gives it: the same rows in the
@@ -86,15 +92,17 @@ class Routing:
 
 
 def combine(out_TKH: Tensor) -> Tensor:
-    """Sum over K in ascending place, one rounding per addition. Starts from +0 as transformers does (-0 + 0)."""
+    """Sum over K in ascending place, one rounding per addition. Starts from +0 as transformers does (-0 +
+    0).
+    """
     total_TH = torch.zeros_like(out_TKH[:, 0])
     for place in range(out_TKH.shape[1]):
         total_TH += out_TKH[:, place]
     return total_TH
 
 
-def run_layer(
-    module: nn.Module, lessor: Lessor, layer: int, x_TH: Tensor, ids_TK: Tensor, weights_TK: Tensor
+def run_layer(  # noqa: PLR0917 - what transformers hands over, in its order
+    module: Any, lessor: Lessor, layer: int, x_TH: Tensor, ids_TK: Tensor, weights_TK: Tensor
 ) -> Tensor:
     """The routed experts' output [T, H] of one MoE layer, hits first, the rest as they land."""
     routing = Routing(ids_TK, module.locum_experts)
@@ -109,7 +117,7 @@ def run_layer(
 
 
 def _experts_function(
-    module: nn.Module, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor
+    module: Any, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor
 ) -> Tensor:
     lessor = getattr(module, "locum_lessor", None)
     if lessor is None:
@@ -125,7 +133,8 @@ def attach(model: nn.Module, lessor: Lessor, experts: Iterable[int]) -> Callable
 
     Returns the function that undoes it: afterwards the model's experts raise `ModelError`.
     """
-    for number, ((_, module), count) in enumerate(zip(experts_modules(model), experts, strict=True)):
+    modules: list[Any] = [module for _, module in experts_modules(model)]
+    for number, (module, count) in enumerate(zip(modules, experts, strict=True)):
         module.locum_layer, module.locum_experts, module.locum_lessor = number, count, lessor
 
     def begin(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -138,7 +147,7 @@ def attach(model: nn.Module, lessor: Lessor, experts: Iterable[int]) -> Callable
 
     def detach() -> None:
         hook.remove()
-        for _, module in experts_modules(model):
+        for module in modules:
             module.locum_lessor = None
 
     return detach

@@ -39,7 +39,8 @@ def from_file(root: App, app: App, commands: tuple[str, ...], arguments: Argumen
     except (OSError, ValueError) as error:
         raise UsageError("the settings cannot be read", where=FILE, got=error) from error
     verb = commands[0]
-    for settings in _settings(document, {name: _names(root[name]) for name in root if name[0] != "-"}, verb):
+    flags = {name: _names(root, name) for name in root if not name.startswith("-")}
+    for settings in _settings(document, flags, verb):
         Dict(settings, source=str(FILE), use_commands_as_keys=False)(app, commands, _flags(arguments))
 
 
@@ -66,14 +67,10 @@ def _flag(key: str) -> str:
     return key.replace("_", "-")
 
 
-def _names(verb: App) -> set[str]:
+def _names(root: App, verb: str) -> set[str]:
     """The long names of a verb's flags, without dashes."""
-    return {
-        name[2:]
-        for argument in _flags(verb.assemble_argument_collection())
-        for name in argument.names
-        if name.startswith("--")
-    }
+    arguments = root[verb].assemble_argument_collection(default_parameter=root.default_parameter)
+    return {name[2:] for argument in _flags(arguments) for name in argument.names if name.startswith("--")}
 
 
 def _flags(arguments: ArgumentCollection) -> ArgumentCollection:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Annotated, Self
+from typing import Annotated, Self, TextIO
 
 from cyclopts import Group as FlagGroup
 from cyclopts import Parameter
@@ -88,7 +88,16 @@ class Output:
     def show(self, *parts: RenderableType) -> None:
         """The verb's result for people, on stdout. Nothing with `--json`."""
         if not self.json:
-            _console().print(*parts, sep="\n", highlight=False, markup=False)
+            _console(sys.stdout).print(*parts, sep="\n", highlight=False, markup=False)
+
+    def block(self, rows: Sequence[tuple[str, str]], title: str) -> None:
+        """A small table beside the result, on stderr: stdout holds the result alone.
+
+        Nothing with `--json`, whose document says the same, or with `--quiet`.
+        """
+        if not self.json and not self.quiet:
+            sys.stdout.flush()
+            _console(sys.stderr).print(facts(rows, title))
 
     def text(self, piece: str) -> None:
         """A piece of text on stdout as it comes, without a newline. Nothing with `--json`."""
@@ -140,9 +149,9 @@ def table(rows: Sequence[Sequence[str]], heads: Sequence[str], title: str) -> Re
     return Group(Text(title, style="bold"), page, "")
 
 
-def _console() -> Console:
+def _console(stream: TextIO) -> Console:
     # where it is no terminal, nothing is known about the width: wide enough for our widest table
-    return Console(file=sys.stdout, width=None if sys.stdout.isatty() else 120, soft_wrap=False)
+    return Console(file=stream, width=None if stream.isatty() else 120)
 
 
 def _jsonable(value: object) -> object:

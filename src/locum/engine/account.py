@@ -5,10 +5,12 @@ from dataclasses import asdict, dataclass
 
 @dataclass(frozen=True)
 class ExpertCounts:
-    """What the experts cost over some stretch of work. A request is one distinct expert of one layer in one step.
+    """What the experts cost over some stretch of work. A request is one distinct expert of one layer in one
+    step.
 
-    `hits`, `staged` and `misses` as the Ledger counts them; `late` are hits or staged experts that had not landed;
-    `bytes_read` from disk; `bytes_copied` to align what was read; `stall` seconds spent waiting for reads.
+    `hits`, `staged` and `misses` as the Ledger counts them; `late` are hits or staged experts that had not
+    landed; `bytes_read` from disk; `bytes_copied` to align what was read; `stall` seconds spent waiting for
+    reads.
     """
 
     hits: int = 0
@@ -32,3 +34,9 @@ class ExpertCounts:
     def hit_rate(self) -> float | None:
         """(hits + staged) / requests; None when nothing was asked for."""
         return (self.hits + self.staged) / self.requests if self.requests else None
+
+    def to_json(self) -> dict[str, object]:
+        """All counts, with `hit_rate` and `stall_s`."""
+        counts: dict[str, object] = asdict(self)
+        counts["stall_s"] = counts.pop("stall")
+        return counts | {"hit_rate": self.hit_rate}

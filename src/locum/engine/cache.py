@@ -1,10 +1,11 @@
 """The KV cache of one request: a real transformers cache whose plain layers grow without copying everything.
 
-transformers' `DynamicLayer` concatenates at every step, which copies the whole history per token and needs twice
-its memory while it does. Here a layer is a buffer that grows in pages, and `keys` and `values` are views of its
-first tokens. Measured bit-equal to concatenation where a row of the buffer is a multiple of 16 bytes and a
-single head (compressed KV) is shown with contiguous strides; other head sizes keep the plain layer. Everything else about the cache (its class, sliding, linear or indexed layers)
-stays transformers' own, so that families which look inside find what they expect.
+transformers' `DynamicLayer` concatenates at every step, which copies the whole history per token and needs
+twice its memory while it does. Here a layer is a buffer that grows in pages, and `keys` and `values` are
+views of its first tokens. Measured bit-equal to concatenation where a row of the buffer is a multiple of 16
+bytes and a single head (compressed KV) is shown with contiguous strides; other head sizes keep the plain
+layer. Everything else about the cache (its class, sliding, linear or indexed layers) stays transformers'
+own, so that families which look inside find what they expect.
 """
 
 from typing import Any
@@ -26,7 +27,9 @@ class GrowingLayer(DynamicLayer):
         super().__init__()
         self._buffers: tuple[Tensor, Tensor] | None = None
 
-    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
         """Append [B, heads, T, D] keys and values; returns all of them."""
         if not (_pageable(key_states) and _pageable(value_states)):
             return super().update(key_states, value_states, *args, **kwargs)
@@ -49,7 +52,7 @@ class GrowingLayer(DynamicLayer):
         grown = []
         for new, old in ((keys, self.keys), (values, self.values)):
             buffer = new.new_empty(new.shape[0], new.shape[1], capacity, new.shape[3])
-            if start:
+            if start and old is not None:
                 buffer[:, :, :start] = old
             grown.append(buffer)
         self._buffers = (grown[0], grown[1])
@@ -61,7 +64,9 @@ class GrowingLayer(DynamicLayer):
 
 
 def _first(buffer: Tensor, end: int) -> Tensor:
-    """The first `end` tokens. Strides of axes of length 1 steer matrix products too, so one head is made plain."""
+    """The first `end` tokens. Strides of axes of length 1 steer matrix products too, so one head is made
+    plain.
+    """
     if buffer.shape[:2] == (1, 1):
         return buffer[0, 0, :end].view(1, 1, end, buffer.shape[-1])
     return buffer[:, :, :end]

@@ -19,7 +19,7 @@ from jinja2.utils import Namespace
 
 _ITEM = 16  # what one item of a container weighs, in characters
 _NESTING = 64
-_VIEWS = (type({}.keys()), type({}.values()), type({}.items()))
+_SERIES: Any = (list, tuple, range, *map(type, ({}.keys(), {}.values(), {}.items())))
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class ChatLimits:
     `made_per_char` for each character of the conversation; `seconds` on the clock; `depth` nested calls.
     """
 
-    template: int = 128 * 1024
+    template: int = 64 * 1024
     work: int = 1_000_000
     work_per_char: int = 8
     made: int = 64 << 20
@@ -78,7 +78,7 @@ class Meter:
         self.made -= size
 
     def keep(self, value: Any, fresh: bool = False) -> Any:
-        """Count a value just made, the texts in a `fresh` list too, and return it. Generators stay metered."""
+        """Count a value just made, with the texts in a `fresh` list, and return it, a generator metered."""
         if isinstance(value, GeneratorType):
             self.make(512)
             return counted(value)
@@ -130,12 +130,10 @@ def weigh(value: Any, limit: int) -> int:
 
 def _inside(item: Any) -> Iterator[Any] | None:
     if isinstance(item, Namespace):
-        item = item._Namespace__attrs  # type: ignore[attr-defined]
+        item = item._Namespace__attrs
     if isinstance(item, dict):
         return iter([part for pair in item.items() for part in pair])
-    if isinstance(item, list | tuple | range | _VIEWS):
-        return iter(item)
-    return None
+    return iter(item) if isinstance(item, _SERIES) else None
 
 
 def counted(values: Iterable[Any], cost: int = 1) -> Iterator[Any]:
@@ -159,25 +157,44 @@ class Counted:
         return len(self._values)  # type: ignore[arg-type]  # TypeError is the answer loops expect
 
 
-_NUMBER = re.compile(r"\d+")
 _WIDTH = 1000
+_NUMBER = re.compile(r"\d+")
+_FLAGS_AND_WIDTH = re.compile(r"[#0\- +]*(\*|\d*)(?:\.(\*|\d*))?[hlL]?")
 
 
-def check_width(spec: str) -> None:
-    """Refuse a format with a width or precision of more than a thousand."""
-    if any(len(digits) > 9 or int(digits) > _WIDTH for digits in _NUMBER.findall(spec)):
-        raise LimitError("a number in a format is too large")
+def check_width(spec: str) -> int:
+    """The sum of the widths and precisions in a format. Refuses any of more than a thousand, and `*`."""
+    digits = _NUMBER.findall(spec)
+    if "*" in spec or any(len(number) > 9 or int(number) > _WIDTH for number in digits):
+        raise LimitError("a width in a format is too large or unknown")
+    return sum(map(int, digits))
 
 
 def check_printf(meter: Meter, text: str, values: Any) -> None:
-    """Ask for what `text % values` may make, whatever the conversions in `text` are."""
-    places = text.count("%")
-    width = max((int(digits[:7]) for digits in _NUMBER.findall(text)), default=0)
-    if "*" in text:  # widths may be among the values
-        numbers = values if isinstance(values, tuple) else (values,)
-        width += max((min(abs(n), 1 << 62) for n in numbers if isinstance(n, int)), default=0)
-    factor = 10 if "%r" in text or "%a" in text else 1
-    meter.ask(4 * (len(text) + places * (width + factor * meter.touch(values))))
+    """Ask for what `text % values` may make. Conversions are found as Python finds them."""
+    weight, size, place = meter.touch(text, values), len(text), text.find("%")
+    while place >= 0:
+        place += 1
+        if text.startswith("(", place):
+            place = _closing(text, place)
+        spec = _FLAGS_AND_WIDTH.match(text, place)
+        assert spec is not None, "matches nothing at least"
+        kind = text[spec.end() : spec.end() + 1]
+        size += check_width(spec[0]) + weight * (10 if kind in ("r", "a") else 1)
+        meter.spend(1)
+        place = text.find("%", spec.end() + 1)
+    meter.ask(4 * size)
+
+
+def _closing(text: str, place: int) -> int:
+    """Behind the parenthesis that closes the one at `place`; the end of the text if none does."""
+    depth = 0
+    while place < len(text):
+        depth += (text[place] == "(") - (text[place] == ")")
+        place += 1
+        if depth == 0:
+            break
+    return place
 
 
 def check_integers(limit: int, *values: Any) -> None:

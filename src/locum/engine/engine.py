@@ -5,31 +5,31 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import torch
 from transformers import PreTrainedModel
 
-from locum.backbone.index import expert_index, torch_dtype
+from locum.backbone.family import model_class, read_config
+from locum.backbone.index import expert_index
 from locum.backbone.load import load_backbone
-from locum.backbone.routers import find_routers
 from locum.backbone.runtime import attach
 from locum.engine.cache import request_cache
-from locum.engine.chat import render_chat
 from locum.engine.defaults import Defaults, read_defaults
 from locum.engine.generation import Generation, Job, Stream
-from locum.engine.memory import MemoryPlan, plan_memory, replan
+from locum.engine.memory import Attention, MemoryPlan, MemoryRequest, in_dtype, plan_memory, replan
 from locum.engine.residents import Residents, ResidentsOptions
 from locum.engine.sampling import SamplingParams
 from locum.engine.steps import Context
 from locum.engine.threads import ThreadGovernor, parse_threads
-from locum.engine.tokenizer import TextTokenizer, load_tokenizer
+from locum.engine.tokenizer import Tokenizer, load_tokenizer
 from locum.errors import LocumError, PromptError, UsageError
 from locum.machine.limits import cpu_count
 from locum.machine.profile import cache_folder
 from locum.model.checkpoint import Checkpoint
 from locum.model.hub import resolve
 from locum.model.spec import MoESpec
+from locum.store.movers import Kind
 
 _LOG = logging.getLogger("locum")
 
@@ -45,15 +45,15 @@ class LoadOptions:
     threads: str | int = "auto"
     eviction: str = "lru"
     prefetch: str = "none"
-    mover: str = "auto"
+    mover: Kind = "auto"
     prefill_chunk: int | None = None
 
 
 class Engine:
     """A loaded model. Use as a context manager, or `close()` it.
 
-    `model` is the transformers model itself: its own `generate`, or lm-eval, run on the same experts. One thread
-    at a time may use an engine.
+    `model` is the transformers model itself: its own `generate`, or lm-eval, run on the same experts. One
+    thread at a time may use an engine.
     """
 
     def __init__(
@@ -63,22 +63,26 @@ class Engine:
         spec: MoESpec,
         model: PreTrainedModel,
         residents: Residents,
-        tokenizer: TextTokenizer,
+        tokenizer: Tokenizer,
         defaults: Defaults,
         plan: MemoryPlan,
         governor: ThreadGovernor,
+        config_hash: str,
     ) -> None:
-        self.path, self.spec, self.model = path, spec, model
+        self.path, self.spec, self.model, self.config_hash = path, spec, model, config_hash
         self.tokenizer, self.defaults, self.plan = tokenizer, defaults, plan
         self.residents = residents
         self._governor = governor
         self._detach = attach(model, residents, [len(layer.experts) for layer in residents.index.layers])
         self._requests = 0
         self._running: Stream | None = None
+        self._kept: tuple[tuple[int, ...], Context] | None = None
         self._stop = False
         self._closed = False
 
-    def generate(self, prompt: str | Sequence[int] | Sequence[Mapping[str, Any]], **choices: Any) -> Generation:
+    def generate(
+        self, prompt: str | Sequence[int] | Sequence[Mapping[str, Any]], **choices: Any
+    ) -> Generation:
         """Generate to the end; see `stream`."""
         stream = self.stream(prompt, **choices)
         for _ in stream:
@@ -91,33 +95,34 @@ class Engine:
         prompt: str | Sequence[int] | Sequence[Mapping[str, Any]],
         *,
         progress: Callable[[int, int], None] | None = None,
+        keep: bool = False,
         **choices: Any,
     ) -> Stream:
         """Start a request and return its text as it comes.
 
         `prompt`: text to go on from, token ids, or a chat as `[{"role": ..., "content": ...}]`. `choices` are
         fields of `SamplingParams`; what is left out is as the model's generation_config.json says. `progress`
-        hears (tokens done, tokens) of the prompt. Raises `PromptError` for a prompt that is empty or does not
-        fit the context, `UsageError` for a bad choice or while another stream of this engine is open.
+        hears (tokens done, tokens) of the prompt. `keep` remembers what the model has seen, for a next
+        prompt that begins with this one and its answer, as in a chat. Raises `PromptError` for a prompt
+        that is empty or does not fit the context, `UsageError` for a bad choice or while another stream of
+        this engine is open.
         """
         self._require_idle()
         tokens = self.encode(prompt)
-        choices.setdefault("max_tokens", None)
         params = self._params(len(tokens), choices)
         self._stop = False
         number, self._requests = self._requests, self._requests + 1
-        threads = self._governor.settle()
         job = Job(
             model=self.model,
             prompt=tokens,
-            context=Context(request_cache(self.model.config)),
+            context=self._context(tokens),
             params=params,
             end_tokens=self.defaults.end_tokens,
             detokenizer=self.tokenizer.detokenizer(),
             counts=self.residents.counts,
             stopped=lambda: self._stop,
             progress=progress,
-            threads=threads,
+            threads=self._governor.settle(),
             contended=self._governor.contended,
             chunk=self.plan.chunk,
         )
@@ -125,32 +130,57 @@ class Engine:
 
         def finished() -> None:
             self._running = None
+            if keep:
+                self._kept = ((*job.prompt, *job.tokens), job.context)
             if not self._closed:
                 self.residents.request(number, False)
 
         self._running = Stream(job, finished)
         return self._running
 
+    def _context(self, tokens: Sequence[int]) -> Context:
+        """A fresh context, or the kept one when `tokens` go on from exactly what it has seen."""
+        kept, self._kept = self._kept, None
+        if kept is not None:
+            seen, context = kept
+            if 0 < context.past < len(tokens) and tuple(tokens[: context.past]) == seen[: context.past]:
+                return context
+        return Context(request_cache(self.model.config))
+
     def encode(self, prompt: str | Sequence[int] | Sequence[Mapping[str, Any]]) -> list[int]:
         """The token ids of a prompt; a chat goes through the model's template. Raises `PromptError`."""
-        if isinstance(prompt, str):
-            tokens = self.tokenizer.encode(prompt)
-        elif prompt and isinstance(prompt[0], Mapping):
-            tokens = self.tokenizer.encode_chat(prompt)
-        else:
-            tokens = [int(token) for token in prompt]
-        if not tokens:
-            raise PromptError("the prompt is empty", allowed="at least one token")
-        outside = [token for token in tokens if not 0 <= token < self.spec.vocab_size]
-        if outside:
-            raise PromptError(
-                "a token id is outside the vocabulary", allowed=f"0 to {self.spec.vocab_size - 1}", got=outside[0]
-            )
-        return tokens
+        if not isinstance(prompt, str) and prompt and isinstance(prompt[0], Mapping):
+            return self.tokenizer.encode_chat(cast("Sequence[Mapping[str, Any]]", prompt))
+        return self.tokenizer.encode(cast("str | Sequence[int]", prompt))
 
     def interrupt(self) -> None:
         """Ask the running request to stop before its next step. Safe from a signal handler."""
         self._stop = True
+
+    @property
+    def busy(self) -> bool:
+        """True while a stream is open."""
+        return self._running is not None
+
+    @property
+    def interrupted(self) -> bool:
+        """True once `interrupt` was called for the running request."""
+        return self._stop
+
+    @property
+    def memory_limit(self) -> int:
+        """Bytes the whole process may take."""
+        return self.plan.limit
+
+    @property
+    def arena_limit(self) -> int:
+        """Bytes the expert arena may take."""
+        return self.residents.split.budget
+
+    @property
+    def arena_bytes(self) -> int:
+        """Bytes the expert arena takes now."""
+        return self.residents.arena.committed_bytes
 
     def close(self) -> None:
         """Stop, free the arena and close the files. Idempotent; the model's experts raise afterwards."""
@@ -173,9 +203,12 @@ class Engine:
     def _require_idle(self) -> None:
         if self._closed:
             raise LocumError("the engine is closed", todo="Load the model again")
+        if self._running is not None and not self._running.started:
+            self._running.close()  # thrown away before its first piece
         if self._running is not None:
             raise UsageError(
-                "another stream of this engine is still open", todo="Finish it, or close() it, before the next"
+                "another stream of this engine is still open",
+                todo="Finish it, or close() it, before the next",
             )
 
     def _params(self, prompt_tokens: int, choices: Mapping[str, Any]) -> SamplingParams:
@@ -185,7 +218,7 @@ class Engine:
                 "the prompt is longer than the context",
                 allowed=f"at most {self.plan.context - 1} tokens",
                 got=f"{prompt_tokens} tokens",
-                todo=f"Shorten it, or load with a larger context (the model's limit is {self.spec.context_length})",
+                todo=f"Shorten it, or load with more --context (at most {self.spec.context_length})",
             )
         params = self.defaults.params(**choices)
         if choices.get("max_tokens") is not None and params.max_tokens > room:
@@ -203,13 +236,14 @@ def load(
 ) -> Engine:
     """Load a model into a memory budget.
 
-    `model`: a folder in Hugging Face format, or a hub id. `memory` bounds the whole process (`"8GiB"`, bytes, or
-    None for the smaller of the cgroup's limit and the available memory, less 10%). Further options:
-    `expert_memory` (the arena alone, a size or a share such as `"25%"`), `context` (tokens to reserve the KV
-    cache for), `dtype` (`auto`, `bf16`, `fp32`), `threads` (a number or `auto`), `eviction`, `prefetch`, `mover`,
-    `prefill_chunk`. `progress` hears what is being done.
+    `model`: a folder in Hugging Face format, or a hub id. `memory` bounds the whole process (`"8GiB"`,
+    bytes, or None for the smaller of the cgroup's limit and the available memory, less 10%). Further
+    options: `expert_memory` (the arena alone, a size or a share such as `"25%"`), `context` (tokens to
+    reserve the KV cache for), `dtype` (`auto`, `bf16`, `fp32`), `threads` (a number or `auto`), `eviction`,
+    `prefetch`, `mover`, `prefill_chunk`. `progress` hears what is being done.
 
-    Raises `ModelError` for a checkpoint that cannot be run, `BudgetError` when the memory is below the minimum.
+    Raises `ModelError` for a checkpoint that cannot be run, `BudgetError` when the memory is below the
+    minimum.
     """
     asked = LoadOptions(memory=memory, **options)
     return _load(resolve(model), asked, progress or (lambda what: None), dict(residents_options or {}))
@@ -226,8 +260,8 @@ def _load(path: Path, asked: LoadOptions, tell: Callable[[str], None], extra: di
     checkpoint = Checkpoint.open(path)
     spec = MoESpec.of(checkpoint).require_runnable()
     if (dtype := _DTYPES[asked.dtype]) is not None:
-        spec = spec.computed_in(str(dtype).removeprefix("torch."))
-    tokenizer = load_tokenizer(path)
+        spec = in_dtype(spec, str(dtype).removeprefix("torch."))
+    tokenizer = load_tokenizer(path, vocab_size=spec.vocab_size)
     defaults = read_defaults(path, vocab_size=spec.vocab_size, tokenizer_eos=tokenizer.eos)
     for warning in defaults.warnings:
         _LOG.warning("%s", warning)
@@ -249,7 +283,7 @@ def _load(path: Path, asked: LoadOptions, tell: Callable[[str], None], extra: di
         mover=asked.mover,
         **extra,
     )
-    residents = Residents(index, find_routers(model), max(spec.top_k), options)
+    residents = Residents(index, model, max(spec.top_k), options)
     return Engine(
         path=path,
         spec=spec,
@@ -259,4 +293,5 @@ def _load(path: Path, asked: LoadOptions, tell: Callable[[str], None], extra: di
         defaults=defaults,
         plan=plan,
         governor=governor,
+        config_hash=checkpoint.config_hash,
     )

@@ -1,7 +1,7 @@
 """One request from prompt to text: the loop, its stream and its account."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,9 +18,11 @@ from locum.engine.stops import StopMatcher
 class Generation:
     """The outcome of one request.
 
-    `finish` is `stop` (an end token or a stop string), `length`, or `interrupted`. `ttft_s` seconds to the first
-    token; `decode_tok_s` tokens per second after it, None for fewer than two tokens. `prefill` and `decode` are
-    the experts' accounts. `threads` computed it; `lossless` says that nothing changed the model's numbers.
+    `finish` is `stop` (an end token or a stop string), `length`, or `interrupted`. `ttft_s` seconds to the
+    first token; `decode_tok_s` tokens per second after it, None for fewer than two tokens. `prefill` and
+    `decode` are the experts' accounts. `threads` computed it, while `contended` said that another process
+    kept a core busy; `seed` repeats what was drawn (None: nothing was); `lossless` says that nothing
+    changed the model's numbers.
     """
 
     text: str
@@ -33,7 +35,13 @@ class Generation:
     decode: ExpertCounts
     threads: int
     contended: bool
+    seed: int | None
     lossless: bool = True
+
+    @property
+    def bytes_read(self) -> int:
+        """Bytes read from disk, prompt and answer together."""
+        return self.prefill.bytes_read + self.decode.bytes_read
 
     @property
     def decode_tok_s(self) -> float | None:
@@ -63,37 +71,47 @@ class Job:
     contended: bool = False
     chunk: int = PREFILL_CHUNK
     tokens: list[int] = field(default_factory=list)
+    seed: int | None = None
 
 
 class Stream(Iterator[str]):
     """Text as it comes. After the last piece, `result` is the `Generation`.
 
-    When a step fails the error is raised from `next()`; `result` then holds the text so far, marked `interrupted`.
+    When a step fails the error is raised from `next()`; `result` then holds the text so far, marked
+    `interrupted`.
     """
 
     def __init__(self, job: Job, finished: Callable[[], None]) -> None:
         self.result: Generation | None = None
-        self._pieces = self._run(job, finished)
+        self.started = False
+        """True once the first piece was asked for."""
+        self._job, self._finished = job, finished
+        self._account = _Account(job)
+        self._emitted: list[str] = []
+        self._pieces = self._run()
 
     def __next__(self) -> str:
+        self.started = True
         return next(self._pieces)
 
     def close(self) -> None:
         """Stop here: the request ends and `result` is set. Idempotent."""
         self._pieces.close()
+        self._end()
 
-    def _run(self, job: Job, finished: Callable[[], None]) -> Iterator[str]:
-        account = _Account(job)
-        emitted: list[str] = []
+    def _run(self) -> Generator[str]:
         try:
-            for piece in _generate(job, account):
-                emitted.append(piece)
+            for piece in _generate(self._job, self._account):
+                self._emitted.append(piece)
                 if piece:
                     yield piece
-        finally:
-            # also for an error, for Ctrl-C and for close(): the text so far is never lost
-            self.result = account.close("".join(emitted))
-            finished()
+        finally:  # also for an error and for Ctrl-C: the text so far is never lost
+            self._end()
+
+    def _end(self) -> None:
+        if self.result is None:
+            self.result = self._account.close("".join(self._emitted))
+            self._finished()
 
 
 class _Account:
@@ -124,14 +142,16 @@ class _Account:
             decode=self.at_last - self.at_first,
             threads=job.threads,
             contended=job.contended,
+            seed=None if job.params.greedy else job.seed,
         )
 
 
 def _generate(job: Job, account: _Account) -> Iterator[str]:
     """Pieces of text, some empty."""
     sampler = Sampler(job.params, job.prompt)
+    job.seed = sampler.seed
     stops = StopMatcher(job.params.stop)
-    pending = job.prompt
+    pending = job.prompt[job.context.past :]
     while len(job.tokens) < job.params.max_tokens:
         logits_V = _step(job, pending)
         if logits_V is None:
@@ -165,5 +185,5 @@ def _step(job: Job, pending: Sequence[int]) -> Tensor | None:
             return None
         logits_V = forward(job.model, [Part(job.context, chunk)])[0]
         if prefilling and job.progress is not None:
-            job.progress(job.context.past, len(pending))
+            job.progress(job.context.past, len(job.prompt))
     return logits_V

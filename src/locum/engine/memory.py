@@ -5,10 +5,10 @@ from typing import Any
 
 from locum.engine.steps import PREFILL_CHUNK
 from locum.machine.limits import current_rss, memory_limit
-from locum.model.budget import MemorySplit, fixed_parts, split, workspace_estimate
+from locum.model.budget import AUTO_SHARE, MemorySplit, fixed_parts, split, workspace_estimate
 from locum.model.spec import MoESpec
 from locum.store.layout import STAGING_BYTES
-from locum.units import MIB
+from locum.units import MIB, parse_bytes
 
 CONTEXT = 4096
 """Tokens the KV cache is reserved for when nobody says otherwise (or the model's context, if shorter)."""
@@ -17,7 +17,9 @@ WARM_UP_BYTES = 96 * MIB
 SCORES_BYTES = 256 * MIB
 """Eager attention keeps [heads, chunk, context] scores; the prefill chunk is halved until they fit in this."""
 SCORE_BYTES_EACH = 12
-"""Bytes per attention score while eager attention runs: the scores, their float32 softmax, and the copy back."""
+"""Bytes per attention score while eager attention runs: the scores, their float32 softmax, and the copy
+back.
+"""
 SMALLEST_CHUNK = 32
 
 
@@ -32,9 +34,12 @@ class MemoryRequest:
 
 @dataclass(frozen=True, slots=True)
 class MemoryPlan:
-    """The division in force, the context it was made for and the prefill chunk it allows."""
+    """The division in force, the bound it keeps, the context it was made for and the prefill chunk it
+    allows.
+    """
 
     split: MemorySplit
+    limit: int
     context: int
     chunk: int
 
@@ -84,13 +89,25 @@ def plan_memory(spec: MoESpec, attention: Attention, asked: MemoryRequest, *, re
         staging_bytes=readers * STAGING_BYTES,
         workspace_bytes=workspace_estimate(spec, chunk) + attention.workspace(chunk, context),
     )
-    return MemoryPlan(_divide(spec, fixed, asked), context, chunk)
+    return MemoryPlan(_divide(spec, fixed, asked), _limit(asked), context, chunk)
 
 
 def replan(spec: MoESpec, plan: MemoryPlan, asked: MemoryRequest) -> MemoryPlan:
     """Divide again with the backbone in memory: the runtime is now measured, no longer guessed."""
     runtime = max(0, current_rss() - plan.split.backbone) + WARM_UP_BYTES
     return replace(plan, split=_divide(spec, replace(plan.split, runtime=runtime, experts=0), asked))
+
+
+def in_dtype(spec: MoESpec, dtype: str) -> MoESpec:
+    """The same model computed in another dtype (torch's name): its backbone takes other memory."""
+    moved = replace(spec, dtype=dtype)
+    return replace(moved, backbone_resident_bytes=spec.backbone_params * moved.dtype_bytes)
+
+
+def _limit(asked: MemoryRequest) -> int:
+    if asked.memory is None or asked.memory == "auto":
+        return int(memory_limit() * AUTO_SHARE)
+    return parse_bytes(asked.memory)
 
 
 def _divide(spec: MoESpec, fixed: MemorySplit, asked: MemoryRequest) -> MemorySplit:

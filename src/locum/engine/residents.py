@@ -1,4 +1,5 @@
-"""The experts of one model in memory: arena, Mover, Ledger and Residency put together, as the backbone sees them.
+"""The experts of one model in memory: arena, Mover, Ledger and Residency put together, as the backbone sees
+them.
 
 Axes: T tokens, H hidden, K chosen.
 """
@@ -8,9 +9,10 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from locum.backbone.index import torch_dtype
-from locum.backbone.routers import predict
+from locum.backbone.routers import find_routers, predict
 from locum.engine.account import ExpertCounts
 from locum.errors import BudgetError, UsageError
 from locum.policy import create as create_eviction
@@ -18,12 +20,13 @@ from locum.policy.future import Future
 from locum.policy.prefetch import Prediction, Prefetcher
 from locum.policy.prefetch import create as create_prefetch
 from locum.residency.keys import KeyRange, KeySpace
-from locum.residency.ledger import Ledger, Wave
 from locum.residency.lease import Lease
+from locum.residency.ledger import Ledger, Wave
 from locum.residency.mover.base import Slot
 from locum.residency.residency import Log, Residency
 from locum.residency.slots import PAGE, ArenaSlots, minimum_bytes, usable_bytes
 from locum.store.arena import Arena
+from locum.store.direct import DirectMover
 from locum.store.index import ExpertIndex, LayerIndex
 from locum.store.layout import Layout
 from locum.store.movers import Kind, open_mover
@@ -34,7 +37,8 @@ SPECULATION_SHARE = 4
 
 @dataclass(frozen=True, kw_only=True)
 class ResidentsOptions:
-    """How experts are kept. `arena_bytes` is all the memory for experts; the rest as the command line's flags.
+    """How experts are kept. `arena_bytes` is all the memory for experts; the rest as the command line's
+    flags.
 
     `future` is what `belady` needs; `log` hears every decision.
     """
@@ -68,7 +72,9 @@ def key_space(index: ExpertIndex, layout: Layout) -> KeySpace:
 
 @dataclass(frozen=True, slots=True)
 class ArenaSplit:
-    """The arena's bytes: `cache` for the Ledger, `speculation`, and one slot through which anything can stream."""
+    """The arena's bytes: `cache` for the Ledger, `speculation`, and one slot through which anything can
+    stream.
+    """
 
     budget: int
     cache: int
@@ -85,7 +91,10 @@ def split_arena(keys: KeySpace, arena_bytes: int, wanted_slots: int) -> ArenaSpl
     slots = min(usable_bytes(budget, keys.classes), arena_bytes)
     if slots < keys.largest:
         raise BudgetError(
-            "the expert memory is too small for one expert", minimum=least, allowed=f"{least} bytes", got=arena_bytes
+            "the expert memory is too small for one expert",
+            minimum=least,
+            allowed=f"{least} bytes",
+            got=arena_bytes,
         )
     speculation = min(wanted_slots, slots // keys.largest // SPECULATION_SHARE) * keys.largest
     return ArenaSplit(budget, slots - keys.largest - speculation, speculation)
@@ -95,9 +104,15 @@ class Residents:
     """The lessor of one model's experts. One thread calls it; `close` gives the memory back."""
 
     def __init__(
-        self, index: ExpertIndex, routers: Sequence[nn.Module | None], top_k: int, options: ResidentsOptions
+        self,
+        index: ExpertIndex,
+        model: PreTrainedModel,
+        top_k: int,
+        options: ResidentsOptions,
     ) -> None:
         self.index, self.options = index, options
+        self._dtype = model.dtype
+        routers = find_routers(model)
         self._prefetcher = _prefetcher(options, routers, top_k)
         self._routers = routers
         layout = Layout(index)
@@ -117,7 +132,9 @@ class Residents:
         places = ArenaSlots(keys.classes, self.split.budget, self.arena)
         assert places.span <= self.arena.size, "the arena is shorter than its slots"
         try:
-            self.mover = open_mover(index, self.arena, kind=options.mover, threads=options.readers, layout=layout)
+            self.mover = open_mover(
+                index, self.arena, kind=options.mover, threads=options.readers, layout=layout
+            )
         except BaseException:
             self.arena.close()
             raise
@@ -154,7 +171,7 @@ class Residents:
         return lease
 
     def weights(self, key: int, slot: Slot) -> Mapping[str, Tensor]:
-        """The tensors of the expert in `slot`, as views of the arena."""
+        """The tensors of the expert in `slot`: views of the arena, or copies cast to the model's dtype."""
         known = self._views.get(slot.offset)
         if known is not None and known[0] == key:
             return known[1]
@@ -163,6 +180,8 @@ class Residents:
             name: torch.frombuffer(self.arena.memory, dtype=dtype, count=count, offset=base + at).view(shape)
             for name, dtype, count, shape, at in self._numbers[self.index.expert_of(key)[0]]
         }
+        if any(view.dtype != self._dtype for view in views.values()):
+            return {name: view.to(self._dtype) for name, view in views.items()}
         self._views[slot.offset] = (key, views)
         return views
 
@@ -171,6 +190,11 @@ class Residents:
         return self.index.expert_of(key)[1]
 
     # what the engine calls
+
+    @property
+    def mover_kind(self) -> str:
+        """`direct` or `pagecache`: how experts are really read."""
+        return "direct" if isinstance(self.mover, DirectMover) else "pagecache"
 
     def request(self, number: int, begin: bool) -> None:
         """A request begins or ends."""

@@ -1,8 +1,9 @@
 """One forward pass, and what it works on.
 
-A `Step` is a list of parts: (request, new tokens). Each request owns a real transformers cache object, so a step
-of one part is transformers' ordinary forward, bit for bit (law B), and several parts can later be packed into
-one sequence without another design: parts, per-request caches and per-request logits stay as they are.
+A `Step` is a list of parts: (request, new tokens). Each request owns a real transformers cache object, so a
+step of one part is transformers' ordinary forward, bit for bit (law B), and several parts can later be
+packed into one sequence without another design: parts, per-request caches and per-request logits stay as
+they are.
 
 Axes: V vocabulary.
 """

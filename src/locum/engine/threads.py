@@ -1,8 +1,9 @@
 """How many threads compute, and noticing when a busy neighbour makes them useless.
 
-torch's parallel regions end when the slowest thread does. When another process holds one core, a call of 0.2 ms
-waits for the scheduler's next slice and takes 8 to 16 ms. One thread is then far faster than two. The number of
-threads changes the last bits of matrix products, so it is changed between requests only, and never in silence.
+torch's parallel regions end when the slowest thread does. When another process holds one core, a call of
+0.2 ms waits for the scheduler's next slice and takes 8 to 16 ms. One thread is then far faster than two.
+The number of threads changes the last bits of matrix products, so it is changed between requests only, and
+never in silence.
 """
 
 import logging
@@ -18,7 +19,9 @@ from locum.errors import UsageError
 _LOG = logging.getLogger("locum")
 
 CONTENDED_SECONDS = 4e-3
-"""A probe call takes about 0.2 ms on a quiet machine and one scheduler slice (8 ms and more) on a contended one."""
+"""A probe call takes about 0.2 ms on a quiet machine and one scheduler slice (8 ms and more) on a contended
+one.
+"""
 PROBES = 9
 
 

@@ -4,18 +4,18 @@ Axes: N rows routed to this expert, H hidden, I intermediate.
 """
 
 from collections.abc import Mapping
+from typing import Any
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+import torch.nn.functional as F  # noqa: N812 - the name everybody gives it
+from torch import Tensor
 
 
-def expert_forward(module: nn.Module, x_NH: Tensor, weights: Mapping[str, Tensor]) -> Tensor:
+def expert_forward(module: Any, x_NH: Tensor, weights: Mapping[str, Tensor]) -> Tensor:
     """The output [N, H] of one expert for the rows `x_NH`.
 
-    `module` is a transformers experts module: it says the layout (`has_gate`, `is_transposed`, `has_bias`) and
-    holds the activation. `weights` are this expert's tensors by parameter name, without the expert axis. Kept
-    operation for operation as transformers' eager forward, because law B asks for equal bits.
+    `module` is a transformers experts module: it says the layout (`has_gate`, `is_transposed`, `has_bias`)
+    and holds the activation. `weights` are this expert's tensors by parameter name, without the expert
+    axis. Kept operation for operation as transformers' eager forward, because law B asks for equal bits.
     """
     up = "gate_up_proj" if module.has_gate else "up_proj"
     h_NI = _project(module, x_NH, weights, up)
@@ -24,7 +24,7 @@ def expert_forward(module: nn.Module, x_NH: Tensor, weights: Mapping[str, Tensor
     return module.post_expert_norm(out_NH) if module.has_post_expert_norm else out_NH
 
 
-def _project(module: nn.Module, x: Tensor, weights: Mapping[str, Tensor], name: str) -> Tensor:
+def _project(module: Any, x: Tensor, weights: Mapping[str, Tensor], name: str) -> Tensor:
     if not module.is_transposed:
         return F.linear(x, weights[name], weights.get(f"{name}_bias"))
     y = x @ weights[name]

@@ -24,8 +24,8 @@ BUFFER_BYTES = 256 * MIB
 def measure_memory(seconds: float = 0.5, buffer_bytes: int = BUFFER_BYTES) -> dict[int, float]:
     """Bytes per second read from memory, by number of threads: 1 and all processors (once if that is 1 too).
 
-    Each figure takes about `seconds` and is the best of its passes: what else runs can only slow one. The buffer lies on huge pages, takes at
-    most an eighth of the memory there is, and is given back.
+    Each figure takes about `seconds` and is the best of its passes, because what else runs can only slow one.
+    The buffer lies on huge pages, takes at most an eighth of the memory there is, and is given back.
     """
     size = max(min(buffer_bytes, memory_limit() // 8), MIB)
     pages = Pages(size)

@@ -10,7 +10,7 @@ from locum.model.checkpoint import INDEX, SINGLE, read_json
 
 SMALL = ("*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken")
 """Config, tokenizer and chat template files. Code (`*.py`) and pickles (`*.bin`, `*.pt`) stay on the hub."""
-ELSEWHERE = ("*/*.json", "*/*.txt", "*/*.model", "*/*.tiktoken", "*/*.safetensors")
+ELSEWHERE = ("*/*.json", "*/*.txt", "*/*.model", "*/*.tiktoken")
 """Copies in subfolders (`original/`, `onnx/`) that transformers does not read."""
 
 _NETWORK = {"httpx", "httpx2", "httpcore", "huggingface_hub"}
@@ -26,11 +26,11 @@ def resolve(model: str | Path) -> Path:
     Raises `UsageError` when it is neither a folder nor an id, `ModelError` when the hub does not have it,
     does not give it, or cannot be reached and the cache does not have it.
     """
-    folder = Path(model).expanduser()
-    if folder.is_dir():
-        return folder
     name = str(model)
-    if folder.exists():
+    folder = Path(model).expanduser()
+    if folder.is_dir() and name:  # pathlib takes an empty name for the current folder
+        return folder
+    if folder.is_file():
         raise UsageError(
             "a model is a folder", allowed="a folder in Hugging Face format", got=f"the file {name}"
         )
@@ -52,12 +52,7 @@ def _download(repository: str, revision: str | None) -> Path:
             )
         )
         # the commit just found, so that both calls mean the same files even if the branch moves meanwhile
-        snapshot_download(
-            repository,
-            revision=folder.name,
-            allow_patterns=_weights(folder),
-            ignore_patterns=list(ELSEWHERE),
-        )
+        snapshot_download(repository, revision=folder.name, allow_patterns=_weights(folder))
     return folder
 
 

@@ -114,18 +114,19 @@ class _Game:
         first = layer * EXPERTS
         ids = sorted(self.rng.sample(range(first, first + EXPERTS), self.rng.choice([1, 2, 3, 8, 12])))
         new = [key for key in ids if key not in self.resident]
-        others = self.used() - self.used(ids)
+        pinned = frozenset(key for key in sorted(self.resident) if self.rng.random() < 0.2)
+        others = self.used() - self.used(pinned.union(ids))
         over = self.used() + sum(_SIZES[key] for key in new) - self.capacity
         if over <= 0:
             self.use(tick, layer, ids, new)
         elif over <= others:
             self.use(tick, layer, ids, new)
-            self.evict(over, frozenset(ids))
+            self.evict(over, pinned.union(ids))
         elif self.rng.random() < 0.5:
             self.use(tick, layer, ids, [])
         else:
             self.use(tick, layer, ids, new)
-            self.evict(over, frozenset())
+            self.evict(over, pinned if over <= self.used() - self.used(pinned) else frozenset())
 
     def used(self, among: Collection[int] | None = None) -> int:
         """Bytes resident, all or of those in `among`."""

@@ -81,6 +81,10 @@ class Lease:
         """True while loads of this lease wait for a slot."""
         return bool(self._todo)
 
+    def wants(self, key: int) -> bool:
+        """True while the load of `key` waits for a slot."""
+        return key in self._todo
+
     def holds(self, entry: Entry) -> bool:
         """True while this lease has yet to finish with `entry`."""
         return entry is self._hand or entry in self._ready or entry in self._waiting

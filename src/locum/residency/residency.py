@@ -213,15 +213,15 @@ class Residency:
         """The ticket of the load that brings `key`, started now if need be; None when it has landed.
 
         To be handed to the tier above as its `source`. `key` must be in an open lease here, and the lease
-        must stay open until the tier above has finished copying: that keeps the slot where it is. Raises
-        `LoadError` when there is no slot for it now.
+        must stay open until the tier above has finished copying: that keeps the slot where it is. Waits while
+        there is no slot for it. Raises `BudgetError` when open leases hold every slot.
         """
-        if key not in self.entries:
+        while (entry := self.entries.get(key)) is None:
             for lease in self.leases:
                 lease.start()
-        entry = self.entries.get(key)
-        if entry is None:
-            raise LoadError("the tier below has no free slot", where=self.keys.describe(key))
+            if key not in self.entries:
+                assert any(lease.wants(key) for lease in self.leases), "the tier above asks outside a lease"
+                self.wait([], for_room=True)
         if self.landed(entry):
             return None
         if entry.ticket is not None and entry.ticket.failed:

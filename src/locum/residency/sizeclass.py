@@ -68,14 +68,15 @@ class SizeClass:
     def cost(self, index: int) -> int:
         """How many pages would become live if slot `index` were taken."""
         counts = self._slots_on
-        return sum(1 for page in self.pages(index) if page >= len(counts) or not counts[page])
+        pages = self.pages(index)
+        return counts[pages.start : pages.stop].count(0) + max(0, pages.stop - max(pages.start, len(counts)))
 
     def occupy(self, index: int, place: Place) -> int:
         """Put `place` at `index`; returns how many pages became live."""
         assert index not in self.occupants, "a slot is taken twice"
-        counts, fresh = self._slots_on, 0
-        for page in self.pages(index):
-            fresh += not counts[page]
+        counts, pages = self._slots_on, self.pages(index)
+        fresh = counts[pages.start : pages.stop].count(0)
+        for page in pages:
             counts[page] += 1
         self.occupants[index] = place
         place.index = index
@@ -108,7 +109,10 @@ class SizeClass:
 
     def uncommitted(self, index: int) -> list[int]:
         """The pages of slot `index` that have no memory yet."""
-        return [page for page in self.pages(index) if not self.committed[page]]
+        pages = self.pages(index)
+        if 0 not in self.committed[pages.start : pages.stop]:
+            return []
+        return [page for page in pages if not self.committed[page]]
 
     def take_spare(self, most: int) -> list[int]:
         """Up to `most` committed pages without a live slot, ascending: the topmost there are."""

@@ -148,9 +148,12 @@ class ArenaSlots:
     def put(self, place: Place, size_class: int) -> bool:
         """Give `place` a slot of class number `size_class`. False: no room until something in use rests."""
         group = self._classes[size_class]
-        if self.live + group.cost(group.lowest) > self._usable and not self._make_room(group):
-            return False
-        self._occupy(group, group.lowest, place)
+        index = group.lowest
+        if self.live + group.cost(index) > self._usable:
+            if not self._make_room(group):
+                return False
+            index = group.lowest
+        self._occupy(group, index, place)
         place.size_class = size_class
         if self.unsettled:
             self.settle()

@@ -187,20 +187,20 @@ class ReaderMover(Mover, Generic[Step]):
         self._files.close()
 
     def _settle(self, job: "Job[Step]", after: Ticket) -> bool:
-        """Queue `job`, or fail it, if that is decided by now. Under the lock."""
-        if after.state == State.DONE:
+        """Queue `job`, or fail it, if `after` has ended. Under the lock; `after` may change meanwhile."""
+        state = after.state
+        if state == State.DONE:
             self._enqueue(job)
-        elif after.terminal:
+        elif state > State.DONE:
             self._end(job, State.FAILED, _orphaned(after))
-        return after.terminal
+        return state >= State.DONE
 
     def _look_abroad(self) -> None:
         """Settle the loads whose ticket of another Mover has ended since. Under the lock."""
-        self._foreign = [
-            job
-            for job in self._foreign
-            if not job.terminal and job.after and not self._settle(job, job.after)
-        ]
+        waiting, self._foreign = self._foreign, []
+        for job in waiting:
+            if not job.terminal and job.after is not None and not self._settle(job, job.after):
+                self._foreign.append(job)
 
     def _enqueue(self, job: "Job[Step]") -> None:
         job.waiting = False
@@ -244,6 +244,8 @@ class ReaderMover(Mover, Generic[Step]):
                 if not self._active:
                     self._since = time.perf_counter()
                 self._active += 1
+                if self._foreign:
+                    self._work.notify()  # somebody else goes on looking
                 return job
 
     def _put_back(self, job: "Job[Step]", served: Served | None, error: Exception | None) -> None:

@@ -41,7 +41,9 @@ def main(model_path: str, offload: str, cpu_bytes: str, tokens: str, prompt: str
         local_files_only=True,
     ).eval()
     places = list(getattr(model, "hf_device_map", {}).values())
-    say(event="loaded", seconds=time.perf_counter() - began, modules=len(places), on_disk=places.count("disk"))
+    say(
+        event="loaded", seconds=time.perf_counter() - began, modules=len(places), on_disk=places.count("disk")
+    )
     ids = tokenizer(prompt, return_tensors="pt")["input_ids"]
     say(event="prompt", tokens=ids.shape[1])
     cache = None

@@ -47,6 +47,7 @@ class ThrottledMover(Wrapper):
 
     def _catch_up(self) -> None:
         self._device.clock.run_until(self.inner.now())
+        self._device.serve()
 
     def start(self, key: int, slot: Slot, priority: Priority, after: Ticket | None = None) -> Ticket:
         """See `Mover.start`."""
@@ -77,15 +78,14 @@ class ThrottledMover(Wrapper):
             ticket.error = ticket.inner.error
             self._device.cancel(ticket.twin)
             return inner
-        if twin > State.DONE:  # cancelled, or the tier below failed: the inner one will find out as well
-            return inner if inner < State.DONE else State.CANCELLED
-        return (
-            max(inner, State.RUNNING) if twin < State.DONE and inner is not State.DONE else min(inner, twin)
-        )
+        if (
+            inner is State.DONE and twin > State.DONE
+        ):  # a cancel came too late inside, or the tier below failed
+            return State.CANCELLED
+        return State.RUNNING if inner is State.DONE and twin is not State.DONE else inner
 
     def remaining(self, ticket: WrappedTicket) -> float:
         """See `Wrapper.remaining`."""
-        self._device.serve()
         soon = self._device.clock.next_event
         assert soon is not None, "the modelled device has nothing left to do"
         return soon - self.inner.now()

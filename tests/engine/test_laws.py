@@ -1,0 +1,167 @@
+"""Law A: no budget, policy, prefetch or Mover changes a bit. Law B: the bits are transformers' own.
+
+Every run is compared with transformers' eager experts driven through the same calls, so both laws are
+tested at once. `make test` takes a slice of the settings for each family; `make check` takes all of them.
+"""
+
+import itertools
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+
+from helpers_laws import Run, Subject, reference, same_bits
+from helpers_models import FAMILIES
+
+DTYPES = ("float32", "bfloat16")
+EVICTIONS = ("lru", "lfu", "lfu-aging", "belady")
+PREFETCHES = ("none", "next-gate")
+MOVERS = ("direct", "pagecache")
+WAVES = ("rank", "bypass")
+SETTINGS = list(itertools.product(EVICTIONS, PREFETCHES, MOVERS, WAVES))
+
+
+@pytest.fixture(scope="module")
+def pair(checkpoints: Callable[..., Path]) -> Callable[[str, str], tuple[Subject, Run]]:
+    """(the model on locum's experts, transformers' run of the sequence), made once."""
+
+    @cache
+    def get(family: str, dtype: str) -> tuple[Subject, Run]:
+        path = checkpoints(family, dtype)
+        return Subject(path), reference(path)
+
+    return get
+
+
+def arenas(subject: Subject) -> tuple[int, int, int]:
+    """One slot, two slots, a quarter of all experts."""
+    return 1, 2, sum(subject.experts) // 4
+
+
+def run_setting(
+    subject: Subject, slots: int, eviction: str, prefetch: str, mover: str, wave: str = "rank"
+) -> Run:
+    future = subject.run(slots).future if eviction == "belady" else None
+    return subject.run(slots, eviction=eviction, prefetch=prefetch, mover=mover, wave=wave, future=future)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_slice_of_the_settings(pair: Callable[..., tuple[Subject, Run]], family: str, dtype: str) -> None:
+    subject, expected = pair(family, dtype)
+    start = list(FAMILIES).index(family) * 2 + DTYPES.index(dtype)
+    for slots in arenas(subject):
+        for setting in SETTINGS[start % 5 :: 5]:
+            got = run_setting(subject, slots, *setting)
+            assert same_bits(got.logits, expected.logits), (slots, setting)
+
+
+@pytest.mark.check
+@pytest.mark.parametrize("setting", SETTINGS, ids="-".join)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_setting(
+    pair: Callable[..., tuple[Subject, Run]], family: str, dtype: str, setting: tuple[str, ...]
+) -> None:
+    subject, expected = pair(family, dtype)
+    for slots in arenas(subject):
+        assert same_bits(run_setting(subject, slots, *setting).logits, expected.logits), slots
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_smaller_arenas_miss_more(pair: Callable[..., tuple[Subject, Run]], family: str) -> None:
+    # guards the tests above: were the arena ignored, every setting would pass for nothing
+    subject, _ = pair(family, "float32")
+    experts = sum(subject.experts)
+    one, most, all_ = (subject.run(slots).misses for slots in (1, experts * 3 // 4, experts + 1))
+    assert one > most > all_
+    assert all_ <= experts
+
+
+@pytest.mark.parametrize("family", ["olmoe", "gpt_oss"])
+def test_a_bf16_checkpoint_computed_in_fp32(checkpoints: Callable[..., Path], family: str) -> None:
+    path = checkpoints(family, "bfloat16")
+    got = Subject(path, torch.float32).run(2, prefetch="next-gate")
+    assert same_bits(got.logits, reference(path, torch.float32).logits)
+
+
+def break_bias(subject: Subject) -> Callable[[], None]:
+    """Leave a bias, or where the family has none a norm weight, out of one attention layer."""
+    name, parameter = next(
+        (n, p) for n, p in subject.model.named_parameters() if n.endswith(("q_proj.bias", "layernorm.weight"))
+    )
+    kept = parameter.data
+    parameter.data = torch.zeros_like(kept) if name.endswith("bias") else torch.ones_like(kept)
+
+    def mend() -> None:
+        parameter.data = kept
+
+    return mend
+
+
+def with_broken_experts(subject: Subject, monkeypatch: pytest.MonkeyPatch, how: str) -> Run:
+    import locum.backbone.runtime as runtime
+
+    original = runtime.expert_forward
+    if how == "ignore the weights":
+        monkeypatch.setattr(runtime.Routing, "gather", _unweighted(runtime.Routing.gather))
+    elif how == "drop a bias":
+        monkeypatch.setattr(
+            runtime,
+            "expert_forward",
+            lambda m, x, w: original(
+                m, x, {n: torch.zeros_like(t) if "bias" in n else t for n, t in w.items()}
+            ),
+        )
+    return subject.run(1000)
+
+
+def _unweighted(gather: Callable[..., tuple[torch.Tensor, torch.Tensor]]) -> Callable[..., object]:
+    def broken(self: object, expert: int, x: torch.Tensor, weights: torch.Tensor) -> object:
+        rows, scale = gather(self, expert, x, weights)
+        return rows, torch.ones_like(scale)
+
+    return broken
+
+
+@pytest.mark.parametrize("how", ["ignore the weights", "drop a bias", "swap two experts"])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_mutations_turn_the_comparison_red(
+    pair: Callable[..., tuple[Subject, Run]],
+    monkeypatch: pytest.MonkeyPatch,
+    family: str,
+    dtype: str,
+    how: str,
+) -> None:
+    subject, expected = pair(family, dtype)
+    mend = None
+    if how == "drop a bias" and family != "gpt_oss":  # its experts have none: take one of the backbone's
+        mend = break_bias(subject)
+    try:
+        if how == "swap two experts":
+            got = swapped(subject)
+        else:
+            got = with_broken_experts(subject, monkeypatch, how)
+    finally:
+        if mend is not None:
+            mend()
+    assert not same_bits(got.logits, expected.logits)
+
+
+def swapped(subject: Subject) -> Run:
+    """Exchange the bytes of experts 0 and 1 of every layer, as an index gone wrong would."""
+    from dataclasses import replace
+
+    good = subject.index
+    layers = tuple(
+        replace(layer, experts=(layer.experts[1], layer.experts[0], *layer.experts[2:]))
+        for layer in good.layers
+    )
+    subject.index = replace(good, layers=layers)
+    try:
+        return subject.run(1000)
+    finally:
+        subject.index = good
