@@ -1,9 +1,9 @@
 """The long form of the tests, in pieces that resume: what `make check` runs.
 
-A piece is a test file with tests marked `check`, or one of the measurements that
-`python -m locum.bench.check --list` names (`python -m locum.bench.check NAME` runs it and writes its own
-table to benchmarks/). A piece that passed is not run again until a source, a test or pyproject.toml changes:
-stop with Ctrl-C, and go on later. The outcome goes to benchmarks/check.md.
+A piece is a test file with tests marked `check`; it is not run again once it has passed, until a source, a
+test or pyproject.toml changes. The last piece is `python -m locum.bench.check`, the measurements, which keep
+their own records and resume by themselves. Stop with Ctrl-C, and go on later. The outcome goes to
+benchmarks/check.md.
 
     python scripts/check.py [--again] [WORD]     only pieces whose name holds WORD; --again: passed ones too
 """
@@ -26,10 +26,11 @@ NO_TESTS = 5  # pytest's exit status for "nothing collected"
 
 @dataclass(frozen=True)
 class Piece:
-    """A command to run, and its name in the table."""
+    """A command to run, and its name in the table. One that `resumes` by itself is always run."""
 
     name: str
     command: tuple[str, ...]
+    resumes: bool = False
 
 
 @dataclass(frozen=True)
@@ -51,12 +52,14 @@ def output_of(command: Sequence[str], root: Path, allowed: tuple[int, ...] = (0,
 
 
 def find_pieces(root: Path, bench: Sequence[str]) -> list[Piece]:
-    """Every piece there is, tests first."""
+    """Every piece there is: test files, then the measurements."""
     pytest = (sys.executable, "-m", "pytest", "-m", "check")
     collected = output_of([*pytest, "--collect-only", "-q"], root, allowed=(0, NO_TESTS))
     files = dict.fromkeys(line.partition("::")[0] for line in collected if "::" in line)
-    names = [line.strip() for line in output_of([*bench, "--list"], root) if line.strip()]
-    return [Piece(file, (*pytest, file)) for file in files] + [Piece(name, (*bench, name)) for name in names]
+    return [
+        *(Piece(file, (*pytest, file)) for file in files),
+        Piece("measurements", tuple(bench), resumes=True),
+    ]
 
 
 def fingerprint(root: Path) -> str:
@@ -121,7 +124,7 @@ def main(arguments: Sequence[str], root: Path = ROOT, bench: Sequence[str] = BEN
         print(f"=== {piece.name}", flush=True)
         outcome = run_piece(piece, root)
         outcomes.append(outcome)
-        if outcome.passed:
+        if outcome.passed and not piece.resumes:
             record.write_text(json.dumps(asdict(outcome)), encoding="utf-8")
         write_table(outcomes, len(pieces) - len(outcomes), root, tree)
     write_table(outcomes, len(pieces) - len(outcomes), root, tree)

@@ -1,50 +1,88 @@
 """Write docs/cli.md from the command line itself. `--check` only says whether the file is up to date."""
 
-import os
-import subprocess
+import inspect
 import sys
 from pathlib import Path
 
+from cyclopts import App
+from cyclopts.argument import Argument
+
+from locum.cli.app import build
+
 TARGET = Path(__file__).parents[1] / "docs/cli.md"
-VERBS = ("inspect", "run", "doctor")
 
 _INTRODUCTION = """\
 # The command line
 
 <!-- Written by `make docs`. Change the help texts in src/locum/cli/, not this file. -->
 
+{help}
+
 Every verb exits with 0 when it is done, 1 when it could not do it, 2 when it was asked wrongly, and 130 when
 Ctrl-C stopped it. Errors are one paragraph on stderr. With `--json` exactly one JSON object is printed on
 stdout, and everything else goes to stderr.
 
-Settings come from `locum.toml` in the current folder, then from `LOCUM_*` variables, then from flags; later
-ones win. The names are the same: `--max-tokens 200` is `LOCUM_MAX_TOKENS=200`, and in the file
+In `locum.toml`, a key stands at the top for every verb that has the flag, or in a verb's table for that verb,
+before what stands at the top:
 
 ```toml
-memory = "8GiB"      # for every verb that has the flag
+memory = "8GiB"
 
-[run]                # for one verb, before what stands at the top
+[run]
 max-tokens = 200
 ```
 
-An unknown key in the file is an error. MODEL and PROMPT are always given on the command line.
+A key that is no flag is an error. MODEL, PROMPT and FOLDER are always given on the command line.
 """
 
 
-def help_text(*arguments: str) -> str:
-    """What `locum ARGUMENTS --help` prints, 100 columns wide and without colours."""
-    command = [sys.executable, "-m", "locum", *arguments, "--help"]
-    env = {**os.environ, "COLUMNS": "100", "NO_COLOR": "1", "TERM": "dumb", "PYTHONIOENCODING": "utf-8"}
-    result = subprocess.run(command, capture_output=True, encoding="utf-8", env=env, check=True)
-    return "\n".join(line.rstrip() for line in result.stdout.strip().splitlines())
+def verbs(app: App) -> list[str]:
+    """The names of the verbs, as they were registered."""
+    return [name for name in app if not name.startswith("-")]
+
+
+def arguments_of(app: App, verb: str) -> list[Argument]:
+    """What a verb takes, in order."""
+    found = app[verb].assemble_argument_collection(
+        default_parameter=app.default_parameter, parse_docstring=True
+    )
+    return [argument for argument in found if argument.parse and not argument.children]
+
+
+def section(app: App, verb: str) -> str:
+    """The chapter about one verb: how to call it, what it does, and a table of what it takes."""
+    command = app[verb].default_command
+    assert command is not None
+    text = (inspect.getdoc(command) or "").partition("\nParameters\n")[0].strip()
+    usage = (app[verb].usage or "").removeprefix("Usage: ")
+    rows = []
+    for argument in arguments_of(app, verb):
+        names = " ".join(f"`{name}`" for name in argument.names)
+        metavar = "" if argument.hint is bool else argument.parameter.metavar or ""
+        value = " or ".join(f"`{choice}`" for choice in argument.get_choices() or ()) or metavar
+        if not argument.name.startswith("-"):
+            names, value = f"{argument.name.upper()}", ""
+        elif argument.parameter.show_choices is False:
+            value = metavar
+        said = " ".join((argument.parameter.help or "").split())
+        cells = (names, value, said, _default(argument))
+        rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    table = "\n".join(["| | value | meaning | default |", "|---|---|---|---|", *rows])
+    return f"## locum {verb}\n\n```text\n{usage}\n```\n\n{text}\n\n{table}\n"
+
+
+def _default(argument: Argument) -> str:
+    default = argument.field_info.default
+    hidden = argument.parameter.show_default is False or default in (None, argument.field_info.empty)
+    return "" if hidden else f"`{default}`"
 
 
 def page() -> str:
     """The whole of docs/cli.md."""
-    parts = [_INTRODUCTION, "## locum\n", f"```text\n{help_text()}\n```\n"]
-    for verb in VERBS:
-        parts += [f"## locum {verb}\n", f"```text\n{help_text(verb)}\n```\n"]
-    return "\n".join(parts)
+    app = build()
+    return "\n".join(
+        [_INTRODUCTION.format(help=app.help.strip()), *(section(app, verb) for verb in verbs(app))]
+    )
 
 
 def main() -> int:

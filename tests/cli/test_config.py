@@ -63,11 +63,12 @@ def test_the_defaults(tmp_path: Path) -> None:
 
 
 def test_model_and_prompt_come_from_the_command_line_alone(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
     options = asked(tmp_path, "a", "--seed", "1", "b c", LOCUM_MODEL="x", LOCUM_PROMPT="y")
     assert (options["model"], options["prompt"]) == ("a", "b c")
     options = asked(tmp_path, LOCUM_MODEL="x", LOCUM_PROMPT="y")
     assert (options["model"], options["prompt"]) == (None, None)
-    assert asked(tmp_path, "--", "-m", "--prompt")["prompt"] == "--prompt"
+    assert asked(tmp_path, "--", "a", "--prompt")["prompt"] == "--prompt"
 
 
 def test_variables_that_are_no_flags_are_left_alone(tmp_path: Path) -> None:

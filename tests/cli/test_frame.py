@@ -38,6 +38,7 @@ def test_version(tmp_path: Path) -> None:
         (["fly"], "fly"),
         (["run", "--memry", "4GiB"], "--memory"),
         (["run", "m", "p", "extra"], "extra"),
+        (["run", "/nowhere"], "/nowhere"),
         (["run", "--memory", "4XB"], "--memory"),
         (["run", "--memory", "0"], "--memory"),
         (["run", "--expert-memory", "0%"], "--expert-memory"),
@@ -253,6 +254,13 @@ def test_an_encoding_that_lacks_a_character_is_no_error(tmp_path: Path) -> None:
     assert (plain.returncode, plain.stdout) == (0, "gr?n ?gr?n ?\n")
     result = run_session(body, "run", "--json", cwd=tmp_path, env={"PYTHONIOENCODING": "ascii"})
     assert json.loads(result.stdout) == {"text": "grün \ud800"}
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-", "<&-"])
+def test_closed_streams_are_no_error(tmp_path: Path, closed: str) -> None:
+    command = ["bash", "-c", f'"$0" -m locum --version {closed}', sys.executable]
+    result = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, check=False)
+    assert (result.returncode, result.stderr) == (0, b"")
 
 
 def test_idle_openmp_threads_sleep_unless_told_otherwise(tmp_path: Path) -> None:

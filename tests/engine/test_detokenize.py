@@ -149,7 +149,7 @@ def test_the_pieces_add_up_to_the_decoding_of_all_ids(kind, skip):
     plan = plan_decoding(tokenizer, skip_special_tokens=skip)
     assert plan.streams == (kind in KINDS)
 
-    @settings(max_examples=120, deadline=None)
+    @settings(max_examples=60, deadline=None)
     @given(ids_for(tokenizer))
     def check(ids):
         pieces = pieces_of(plan, ids)
@@ -158,7 +158,7 @@ def test_the_pieces_add_up_to_the_decoding_of_all_ids(kind, skip):
     check()
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(st.binary(max_size=12))
 def test_invalid_bytes_are_replaced_as_the_library_does(raw):
     """All byte sequences, legal or not, one byte a token: the most that a character can be broken up."""

@@ -63,7 +63,7 @@ settings_of = st.builds(
 seen_ids = st.lists(st.integers(0, 40), max_size=12)  # some beyond the row: an embedding larger than the head
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(rows, settings_of, seen_ids, st.sampled_from([torch.float32, torch.bfloat16, torch.float16]))
 @example([1.0], SamplingParams(1.0, top_k=1, top_p=0.1, min_p=1.0), [0, 0], torch.float32)
 @example([0.0] * 10, SamplingParams(1.0, top_p=0.5), [], torch.float32)
@@ -106,7 +106,7 @@ def test_a_large_vocabulary_is_filtered_alike(params):
         assert float((got_V - want_V).abs().sum()) < 2e-3
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(rows, st.sampled_from([1.0, 1.5, 0.5]), seen_ids)
 @example([1.0, 1.0, 1.0], 1.0, [])
 def test_greedy_takes_the_lowest_of_the_likeliest(row, penalty, seen):

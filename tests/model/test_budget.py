@@ -136,12 +136,17 @@ def test_both_given_and_the_rest_does_not_fit(spec: MoESpec, fixed: MemorySplit)
     )
 
 
+def exactly(spec: MoESpec, slots: int = 1) -> int:
+    """The least --expert-memory: that many of the largest expert, to the byte."""
+    return slots * max(slot_bytes(layer) for layer in spec.moe)
+
+
 def test_an_arena_below_one_expert(spec: MoESpec, fixed: MemorySplit) -> None:
     with pytest.raises(BudgetError, match="1 of the largest expert") as caught:
-        split(spec, fixed, available=8 * GIB, expert_memory="1%")
-    assert caught.value.minimum == smallest_arena(spec)
+        split(spec, fixed, available=8 * GIB, expert_memory=4096)
+    assert caught.value.minimum == exactly(spec)
     with pytest.raises(BudgetError, match="4 of the largest experts"):
-        split(spec, fixed, available=8 * GIB, expert_memory="1%", slots=4)
+        split(spec, fixed, available=8 * GIB, expert_memory=4 * 4096, slots=4)
 
 
 @pytest.mark.parametrize("size", ["much", "-1GiB", "120%", "0%", ""])
@@ -174,14 +179,14 @@ def test_any_split_keeps_its_promises(
         needed = error.minimum
     else:
         assert result.total <= limit + 1  # nine tenths, rounded either way
-        assert result.experts >= smallest_arena(spec, slots)
+        assert result.experts >= exactly(spec, slots)
         assert sum(getattr(result, part) for part in PARTS) == result.total
         if expert_memory is not None:
             assert result.experts == expert_memory
         return
     # what the error names as the minimum does work
-    if expert_memory is not None and expert_memory < smallest_arena(spec, slots):
-        assert needed == smallest_arena(spec, slots)
+    if expert_memory is not None and expert_memory < exactly(spec, slots):
+        assert needed == exactly(spec, slots)
         again = split(spec, fixed, available=0, memory=4 * GIB, expert_memory=needed, slots=slots)
         assert again.experts == needed
     else:

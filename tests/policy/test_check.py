@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Collection, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -132,7 +132,7 @@ def test_ties_can_be_left_out_for_policies_that_have_none() -> None:
 class HearsEverything(LRU):
     """Optional events arrive."""
 
-    heard: set[str] = set()
+    heard: ClassVar[set[str]] = set()
 
     def __init__(self, scope: Scope) -> None:
         super().__init__(scope)

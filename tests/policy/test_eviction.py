@@ -3,10 +3,10 @@
 import itertools
 
 import pytest
-from helpers_ledger import NaiveLedger
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from helpers_ledger import NaiveLedger
 from locum.errors import PolicyError, UsageError
 from locum.policy import EVICTION, create
 from locum.policy.base import NEVER, Scope, require, take_until
@@ -52,7 +52,7 @@ def test_equals_the_naive_policy(trace: Batches, slots: int, policy: str) -> Non
 
 
 def fewest_misses(trace: Batches, slots: int) -> int:
-    """Brute force over every choice a cache has: who stays, given that what is asked for must fit or compete."""
+    """Brute force over every choice a cache has, given that what is asked for must fit or compete."""
     states = {frozenset[int](): 0}
     for ids in trace:
         asked = frozenset(ids)
@@ -142,7 +142,7 @@ def test_lowest_first_equals_a_sorted_list(events: list[tuple[str, int, int]]) -
 
 
 def test_unknown_names_and_parameters_are_refused_by_name() -> None:
-    with pytest.raises(UsageError, match="no eviction policy is called fifo.*lru, lfu, lfu-aging, belady"):
+    with pytest.raises(UsageError, match=r"no eviction policy is called fifo.*lru, lfu, lfu-aging, belady"):
         create("fifo")
     with pytest.raises(UsageError, match="lru has no parameter period; expected no parameters"):
         create("lru", period=3)
@@ -153,7 +153,7 @@ def test_unknown_names_and_parameters_are_refused_by_name() -> None:
 def test_belady_is_refused_without_the_future() -> None:
     assert create("belady").needs == {"next"}
     with pytest.raises(
-        UsageError, match="the policy belady needs next; got a source that provides counts, weights"
+        UsageError, match=r"the policy belady needs next; got a source that provides counts, weights"
     ):
         require("belady", create("belady").needs, {"weights", "counts"})
     with pytest.raises(UsageError, match="belady needs next"):

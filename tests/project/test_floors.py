@@ -56,7 +56,9 @@ def test_the_command_line_and_the_top() -> None:
     assert heavy_after("import locum; locum.inspect") == []
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["run", "--help"], ["run", "--top-p", "9"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["--version"], ["run", "--help"], ["run", "--top-p", "9"], ["run", "/nowhere"]]
+)
 def test_help_and_mistakes(arguments: list[str]) -> None:
     assert heavy_after(f"from locum.cli import main; main({arguments!r})") == []
 

@@ -1,14 +1,15 @@
 """The Ledger against the naive Ledger, and the rules that have names."""
 
 from collections.abc import Collection
+from typing import ClassVar
 
 import pytest
-from helpers_ledger import NaiveLedger
-from helpers_residency import LAYERS, key_space
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from helpers_ledger import NaiveLedger
+from helpers_residency import LAYERS, key_space
 from locum.errors import PolicyError, UsageError
 from locum.policy import EVICTION, create
 from locum.policy.lru import LRU
@@ -223,7 +224,7 @@ def test_numbers_that_make_no_sense_are_refused() -> None:
 class Broken(LRU):
     """Answers with what `answer` says."""
 
-    answer: list[int] = []
+    answer: ClassVar[list[int]] = []
 
     def victims(self, need: int, protected: Collection[int]) -> list[int]:
         return self.answer
@@ -236,5 +237,5 @@ def test_a_broken_policy_is_named_before_it_does_harm(
     monkeypatch.setattr(Broken, "answer", answer)
     led = Ledger(KeySpace.uniform(1, 8, GRAIN), [3 * GRAIN], Broken)
     led.acquire(0, [0, 1, 2])
-    with pytest.raises(PolicyError, match="Broken.victims broke its contract"):
+    with pytest.raises(PolicyError, match=r"Broken\.victims broke its contract"):
         led.acquire(0, [2, 3, 4])

@@ -3,11 +3,11 @@
 import random
 
 import pytest
-from helpers_residency import LAYERS, Rig
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
+from helpers_residency import LAYERS, Rig
 from locum.policy import EVICTION
 
 

@@ -3,8 +3,8 @@
 from collections.abc import Callable, Iterator
 
 import pytest
-from helpers_residency import Memory, ThreadMover
 
+from helpers_movers import Memory, ThreadMover
 from locum.errors import UsageError
 from locum.residency.keys import GRAIN
 from locum.residency.mover.base import Mover, Priority, Slot, State, Ticket

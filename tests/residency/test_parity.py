@@ -1,4 +1,4 @@
-"""The same requests give the same decisions, whatever the timing: virtual time, other virtual time, threads."""
+"""The same requests give the same decisions whatever the timing, in virtual time and with threads."""
 
 import itertools
 import random
@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from helpers_residency import SMALL_PAGE, Memory, ThreadMover
 
+from helpers_movers import SMALL_PAGE, Memory, ThreadMover
 from locum.errors import LoadError
 from locum.policy import EVICTION, create
 from locum.policy.base import NEVER

@@ -3,10 +3,10 @@
 import random
 
 import pytest
-from helpers_residency import SMALL_PAGE, Memory
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from helpers_movers import SMALL_PAGE, Memory
 from locum.errors import BudgetError, UsageError
 from locum.residency.keys import GRAIN
 from locum.residency.mover.base import Priority, Ticket

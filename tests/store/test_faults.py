@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from helpers_gate import Gate
-from helpers_movers import KINDS, Movers
 from helpers_store import Bench, index_of, plain_index, write_files
+from helpers_store_movers import KINDS, Movers
 from locum.errors import CheckpointError, LoadError, UsageError
 from locum.residency.mover.base import Priority, State, Ticket
 from locum.store import files, open_mover
@@ -169,6 +169,26 @@ def test_files_that_are_not_the_indexed_ones_are_refused(kind: Movers, change: s
     with pytest.raises(CheckpointError, match=str(path)):
         kind(bench.layout, bench.arena)
     assert len(os.listdir("/proc/self/fd")) == descriptors, "a descriptor was left open"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_file_swapped_while_it_is_opened_is_refused(
+    kind: Movers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What counts is the file that was opened, not the one that was there a moment before."""
+    bench = Bench.of(plain_index(tmp_path, 2, PAGE))
+    real = files.raw_open
+
+    def swapping(path: str, flags: int) -> int:
+        other = tmp_path / "other"
+        other.write_bytes(b"x" * 2 * PAGE)
+        os.utime(other, ns=(1, 1))
+        os.replace(other, path)
+        return real(path, flags)
+
+    monkeypatch.setattr(files, "raw_open", swapping)
+    with pytest.raises(CheckpointError, match="modification time"):
+        kind(bench.layout, bench.arena)
 
 
 def refuse_open(real: Callable[[str, int], int]) -> Callable[[str, int], int]:

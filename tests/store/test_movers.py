@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers_gate import Gate
-from helpers_movers import ALL_KINDS, KINDS, AnyMover, Movers
 from helpers_store import Bench, index_of, plain_index, write_files
+from helpers_store_movers import ALL_KINDS, KINDS, AnyMover, Movers
 from locum.errors import LoadError
 from locum.residency.mover.base import Priority, State, Ticket
 from locum.residency.mover.faulty import FaultyMover

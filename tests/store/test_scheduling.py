@@ -66,6 +66,11 @@ class OneReader(RuleBasedStateMachine):
         self.twins: list[Twin] = []
         self.busy: Twin | None = None
 
+    def some_twin(self) -> st.SearchStrategy[Twin]:
+        """Mostly one that has not ended."""
+        unended = [twin for twin in self.twins if twin.state < State.DONE]
+        return st.sampled_from(unended * 5 + self.twins)
+
     def pick(self) -> None:
         """What the thread must take up next; wait until it has, if it was idle."""
         ready = sorted((twin for twin in self.twins if twin.ready), key=lambda t: (t.priority, t.order))
@@ -76,7 +81,7 @@ class OneReader(RuleBasedStateMachine):
 
     @rule(expert=st.integers(0, EXPERTS - 1), priority=st.sampled_from(Priority), data=st.data())
     def start(self, expert: int, priority: Priority, data: st.DataObject) -> None:
-        after = data.draw(st.none() | st.sampled_from(self.twins)) if self.twins else None
+        after = data.draw(st.none() | self.some_twin()) if self.twins else None
         ticket = self.mover.start(expert, self.bench.slots[expert], priority, after.ticket if after else None)
         twin = Twin(ticket, len(self.twins), expert * EXPERTS * PAGE, expert + 1, priority, after)
         if after and after.state in (State.FAILED, State.CANCELLED):
@@ -89,7 +94,7 @@ class OneReader(RuleBasedStateMachine):
     @precondition(lambda self: self.twins)
     @rule(priority=st.sampled_from(Priority), data=st.data())
     def promote(self, priority: Priority, data: st.DataObject) -> None:
-        twin = data.draw(st.sampled_from(self.twins))
+        twin = data.draw(self.some_twin())
         self.mover.promote(twin.ticket, priority)
         if twin.state < State.DONE:
             twin.priority = min(twin.priority, priority)
@@ -97,7 +102,7 @@ class OneReader(RuleBasedStateMachine):
     @precondition(lambda self: self.twins)
     @rule(data=st.data())
     def cancel(self, data: st.DataObject) -> None:
-        twin = data.draw(st.sampled_from(self.twins))
+        twin = data.draw(self.some_twin())
         terminal = self.mover.cancel(twin.ticket)
         assert terminal == (twin is not self.busy)
         if twin is self.busy:
@@ -166,6 +171,27 @@ def test_demand_overtakes_speculation_between_blocks(tmp_path: Path, monkeypatch
         order = [0, 6, 7, 8, 9, 10, 11, 3, 4, 5, 1, 2]
         assert seen == [PAGE * block for block in order]
         assert not any(bench.wrong_bytes(key) for key in range(4))
+    finally:
+        mover.close()
+
+
+def test_promoting_what_must_wait_does_not_start_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(layouts, "BLOCK_BYTES", PAGE)
+    bench = Bench.of(plain_index(tmp_path, 2, 2 * PAGE))
+    mover = DirectMover(bench.layout, bench.arena, threads=1)
+    gate = Gate(monkeypatch)
+    try:
+        first = mover.start(0, bench.slots[0], Priority.SPECULATIVE)
+        seen = [gate.next()]
+        then = mover.start(1, bench.slots[1], Priority.SPECULATIVE, after=first)
+        mover.promote(then, Priority.DEMAND)
+        for _ in range(3):
+            gate.allow()
+            seen.append(gate.next())
+        assert seen == [0, PAGE, 2 * PAGE, 3 * PAGE]
+        gate.allow()
+        mover.wait_any([then])
+        assert then.priority == Priority.DEMAND
     finally:
         mover.close()
 

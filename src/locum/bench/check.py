@@ -26,9 +26,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--list", action="store_true", help="print the names of the pieces, and do nothing")
     parser.add_argument("--again", action="store_true", help="also run pieces that are on record")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="make the checkpoints here, and leave them")
-    parser.add_argument(
-        "--out", type=Path, default=Path("benchmarks"), metavar="DIR", help="where records go"
-    )
+    parser.add_argument("--out", type=Path, default=Path("benchmarks"), metavar="DIR", help="for the records")
     return parser.parse_args(arguments)
 
 

@@ -18,7 +18,7 @@ _LIBRARIES = ("torch", "transformers", "accelerate", "safetensors", "numpy")
 
 
 def drop_caches(control: Path = Path("/proc/sys/vm/drop_caches")) -> bool:
-    """Write back and drop the page cache, so that a run finds its files on disk. False without the right to."""
+    """Write back and drop the page cache, so that files are read from disk. False without the right to."""
     os.sync()
     try:
         control.write_text("3")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 def bytes_from_disk() -> int | None:
-    """What this process has had read from storage so far, however it asked; None where the system keeps no count."""
+    """Bytes read from storage for this process so far, however it asked; None where nobody counts."""
     try:
         lines = Path("/proc/self/io").read_text().splitlines()
     except OSError:

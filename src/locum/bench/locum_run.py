@@ -1,4 +1,4 @@
-"""One `locum run` under a hard limit, from cold caches, with the disk and memory measured on both sides of it."""
+"""One `locum run` under a hard limit, from cold caches; disk and memory are measured before and after it."""
 
 import json
 import os
@@ -9,26 +9,51 @@ from typing import Any
 
 from locum.bench.cgroup import Outcome, run_limited
 from locum.bench.facts import drop_caches
-from locum.bench.roofline import Rates, Traffic
+from locum.bench.roofline import Bound, Rates, Traffic
 from locum.units import GIB, MIB
 
 TIMEOUT = 900.0
 PROMPT = "The function returns a list of the names in the current module, sorted in ascending order."
 
 
+def size_flag(size: int) -> str:
+    """A size as the command line takes it, exact."""
+    for unit, name in ((GIB, "GiB"), (MIB, "MiB")):
+        if size % unit == 0:
+            return f"{size // unit}{name}"
+    return str(size)
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What is asked of locum: `--memory memory` in a group limited to `limit`, `tokens` of greedy text."""
+
+    memory: int
+    limit: int
+    tokens: int = 48
+    prompt: str = PROMPT
+    extra: tuple[str, ...] = ()
+
+    def command(self, model: Path) -> list[str]:
+        """The child's command line."""
+        memory = ["--memory", size_flag(self.memory)]
+        length = ["--max-tokens", str(self.tokens), "--ignore-eos", "--temperature", "0"]
+        run = [sys.executable, "-m", "locum", "run", str(model), self.prompt]
+        return [*run, *memory, *length, *self.extra, "--json"]
+
+
 @dataclass(frozen=True, slots=True)
 class LocumRun:
-    """One run: what the process said (`document` as `locum run --json` prints it), and what was measured
-    outside.
+    """One run: what the process said (`document`, by `locum run --json`), and what was measured outside.
 
     `rates` hold for the time of the run, `bound` is the roofline at the hit rate that the run reached.
     """
 
+    asked: Ask
     outcome: Outcome
     document: dict[str, Any] | None
     rates: Rates
-    bound_tok_s: float | None
-    bound_by: str | None
+    bound: Bound | None
     caches_dropped: bool
 
     @property
@@ -36,7 +61,7 @@ class LocumRun:
         """Why it is no measurement; None when it is."""
         if self.outcome.failure is not None:
             return self.outcome.failure
-        if self.document is None or not self.document.get("decode_tok_s"):
+        if self.document is None or self.bound is None or not self.document.get("decode_tok_s"):
             return "it printed no result"
         return None
 
@@ -49,22 +74,8 @@ class LocumRun:
     @property
     def ratio(self) -> float:
         """Of the bound."""
-        assert self.bound_tok_s is not None
-        return self.tok_s / self.bound_tok_s
-
-
-def size_flag(size: int) -> str:
-    """A size as the command line takes it, exact."""
-    for unit, name in ((GIB, "GiB"), (MIB, "MiB")):
-        if size % unit == 0:
-            return f"{size // unit}{name}"
-    return str(size)
-
-
-def command(model: Path, *, memory: int, tokens: int, prompt: str, extra: tuple[str, ...] = ()) -> list[str]:
-    """The child's command line: greedy, to the full number of tokens."""
-    asked = ["--memory", size_flag(memory), "--max-tokens", str(tokens), "--temperature", "0", "--ignore-eos"]
-    return [sys.executable, "-m", "locum", "run", str(model), prompt, *asked, *extra, "--json"]
+        assert self.bound is not None
+        return self.tok_s / self.bound.tok_s
 
 
 def read_document(stdout: str) -> dict[str, Any] | None:
@@ -76,30 +87,19 @@ def read_document(stdout: str) -> dict[str, Any] | None:
     return document if isinstance(document, dict) else None
 
 
-def run(
-    model: Path,
-    traffic: Traffic,
-    *,
-    memory: int,
-    tokens: int,
-    prompt: str = PROMPT,
-    limit: int | None = None,
-    extra: tuple[str, ...] = (),
-) -> LocumRun:
-    """Measure, drop the caches, run with `--memory memory` in a group limited to `limit` (the same), measure.
+def run(model: Path, traffic: Traffic, ask: Ask) -> LocumRun:
+    """Measure, drop the caches, run, measure.
 
-    The process's idea of the machine (its own ceilings) is not what is judged; only our two measurements are.
+    What the process thinks of the machine (its own ceiling) is not what is judged; our two measurements are.
     """
     before = Rates.measure(model)
     dropped = drop_caches()
-    words = command(model, memory=memory, tokens=tokens, prompt=prompt, extra=extra)
-    outcome = run_limited(words, limit=limit or memory, timeout=TIMEOUT, env={"PYTHONUNBUFFERED": "1"})
+    outcome = run_limited(ask.command(model), limit=ask.limit, timeout=TIMEOUT)
     rates = before.mean(Rates.measure(model))
     document = read_document(outcome.stdout)
-    bound: dict[str, Any] = {}
-    if document is not None and document.get("hit_rate") is not None:
-        bound = traffic.bound(rates, float(document["hit_rate"]))
-    return LocumRun(outcome, document, rates, bound.get("tok_s"), bound.get("by"), dropped)
+    rate = None if document is None else document.get("hit_rate")
+    bound = None if rate is None else traffic.bound(rates, float(rate))
+    return LocumRun(ask, outcome, document, rates, bound, dropped)
 
 
 def load_average() -> float:

@@ -12,6 +12,7 @@ from typing import Any
 from locum.errors import LocumError
 
 SCHEMA = "locum.bench/1"
+_MEND = "Remove it to measure again"
 Row = dict[str, Any]
 
 
@@ -88,9 +89,7 @@ def load(folder: Path, piece: str) -> tuple[Result, str] | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        raise LocumError(
-            "a benchmark record cannot be read", where=path, got=error, todo="Remove it"
-        ) from error
+        raise LocumError("a benchmark record cannot be read", where=path, got=error, todo=_MEND) from error
     if not isinstance(document, dict) or document.get("schema") != SCHEMA:
         got = document.get("schema") if isinstance(document, dict) else type(document).__name__
         raise LocumError("a benchmark record of another kind", where=path, allowed=SCHEMA, got=repr(got))
@@ -98,9 +97,7 @@ def load(folder: Path, piece: str) -> tuple[Result, str] | None:
         targets = [Target(**target) for target in document["targets"]]
         return Result(list(document["rows"]), targets), str(document["sources"])
     except (KeyError, TypeError) as error:
-        raise LocumError(
-            "a benchmark record is incomplete", where=path, got=error, todo="Remove it"
-        ) from error
+        raise LocumError("a benchmark record is incomplete", where=path, got=error, todo=_MEND) from error
 
 
 _GIB, _GB = float(1 << 30), 1e9

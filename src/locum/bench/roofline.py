@@ -7,7 +7,6 @@ because virtual disks change their speed by the hour.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from locum.machine.disk import BLOCK_BYTES, THREADS, measure_disk
 from locum.machine.memory import measure_memory
@@ -43,6 +42,14 @@ class Rates:
 
 
 @dataclass(frozen=True, slots=True)
+class Bound:
+    """At most `tok_s` tokens per second, set `by` the disk or the memory."""
+
+    tok_s: float
+    by: str
+
+
+@dataclass(frozen=True, slots=True)
 class Traffic:
     """Bytes of weights that one decoded token needs: `experts` at worst from disk, `backbone` from memory."""
 
@@ -61,8 +68,8 @@ class Traffic:
                 backbone += spec.elements
         return cls(experts * top_k // count * size, backbone * size)
 
-    def bound(self, rates: Rates, hit_rate: float) -> dict[str, Any]:
-        """The most tokens per second at this hit rate, and which of the two sets it."""
+    def bound(self, rates: Rates, hit_rate: float) -> Bound:
+        """The most tokens per second at this hit rate."""
         disk = (1 - hit_rate) * self.experts / rates.disk
         memory = (self.experts + self.backbone) / rates.memory
-        return {"tok_s": 1 / max(disk, memory), "by": "disk" if disk > memory else "memory"}
+        return Bound(1 / max(disk, memory), "disk" if disk > memory else "memory")

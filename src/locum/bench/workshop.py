@@ -71,14 +71,11 @@ class Workshop:
         config = shape(shape_name, **overrides)
         name = f"{shape_name}-{label}" if label else shape_name
         path = self.folder / name
+        model = Model(name, path, config)
         if not self._is(path, config):
-            if path.exists():
-                shutil.rmtree(path)
-            say(
-                f"writing {name}, {format_bytes(Model(name, path, config).facts()['expert_bytes'])} of experts"
-            )
-            write_checkpoint(config, path, dtype=_DTYPE)
-        return Model(name, path, config)
+            say(f"writing {name} with {format_bytes(model.facts()['expert_bytes'])} of experts")
+            write_checkpoint(config, path, dtype=_DTYPE)  # refuses to touch anything else that lies there
+        return model
 
     @staticmethod
     def _is(path: Path, config: Config) -> bool:

@@ -66,6 +66,8 @@ def _set_environment() -> None:
     """What must hold before anything else is loaded or printed."""
     # Idle OpenMP threads should sleep, not spin: the reader threads need the cores.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115 - closed by whoever started us
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):  # a terminal without UTF-8 shows `?`, not a traceback
             stream.reconfigure(errors="replace")

@@ -88,8 +88,8 @@ class RunOptions:
     out, it is what `--memory` leaves."""
 
     context: Annotated[int | None, _number(_MEMORY, "TOKENS", gte=1)] = None
-    """Tokens to reserve the KV cache for, prompt and answer together. Left out, as many as the prompt and
-    `--max-tokens` need."""
+    """Tokens to reserve the KV cache for, prompt and answer together. Left out, 4096, or the model's limit if
+    that is less."""
 
     max_tokens: Annotated[int | None, _number(_SAMPLING, "N", gte=1)] = None
     """Generate at most this many tokens."""
@@ -163,6 +163,10 @@ def run(
         The text to go on from, or the question for a model with a chat template; left out, chat.
     """
     with Output(output_options) as output:
+        from locum.model.hub import resolve
+
+        # a wrong name should not have to wait for torch
+        folder = None if model is None else str(resolve(model))
         from locum.engine import session
 
-        session.run(replace(options, model=model, prompt=prompt), output)
+        session.run(replace(options, model=folder, prompt=prompt), output)

@@ -121,6 +121,7 @@ class Engine:
             detokenizer=self.tokenizer.detokenizer(),
             counts=self.residents.counts,
             stopped=lambda: self._stop,
+            find_nan=self.residents.find_nan,
             progress=progress,
             threads=self._governor.settle(),
             contended=self._governor.contended,

@@ -12,6 +12,7 @@ from locum.engine.detokenize import Detokenizer
 from locum.engine.sampling import Sampler, SamplingParams
 from locum.engine.steps import PREFILL_CHUNK, Context, Part, forward, prefill_chunks
 from locum.engine.stops import StopMatcher
+from locum.errors import NumericsError
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,8 @@ class Job:
     """Everything one request needs to run.
 
     `counts` reads the engine's running account of the experts, `stopped` says whether somebody asked to stop
-    (looked at before each step), `progress(done, total)` hears of prompt tokens.
+    (looked at before each step), `find_nan` which expert is to blame for NaN logits, `progress(done, total)`
+    hears of prompt tokens.
     """
 
     model: Any
@@ -66,6 +68,7 @@ class Job:
     detokenizer: Detokenizer
     counts: Callable[[], ExpertCounts]
     stopped: Callable[[], bool]
+    find_nan: Callable[[], str | None]
     progress: Callable[[int, int], None] | None = None
     threads: int = 1
     contended: bool = False
@@ -183,7 +186,16 @@ def _step(job: Job, pending: Sequence[int]) -> Tensor | None:
     for chunk in prefill_chunks(pending, job.context.past, job.chunk) if prefilling else [pending]:
         if job.stopped():
             return None
-        logits_V = forward(job.model, [Part(job.context, chunk)])[0]
+        try:
+            logits_V = forward(job.model, [Part(job.context, chunk)])[0]
+        except NumericsError as error:
+            if (culprit := job.find_nan()) is None:
+                raise
+            raise NumericsError(
+                "NaN among an expert's weights",
+                where=culprit,
+                todo="The checkpoint is damaged: download it again",
+            ) from error
         if prefilling and job.progress is not None:
             job.progress(job.context.past, len(job.prompt))
     return logits_V

@@ -4,8 +4,10 @@ them.
 Axes: T tokens, H hidden, K chosen.
 """
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -133,7 +135,7 @@ class Residents:
         assert places.span <= self.arena.size, "the arena is shorter than its slots"
         try:
             self.mover = open_mover(
-                index, self.arena, kind=options.mover, threads=options.readers, layout=layout
+                index, self.arena, kind=_mover_kind(options.mover), threads=options.readers, layout=layout
             )
         except BaseException:
             self.arena.close()
@@ -143,6 +145,7 @@ class Residents:
         self._views: dict[int, tuple[int, dict[str, Tensor]]] = {}
         self._numbers = [_view_plan(layer) for layer in index.layers]
         self._steps = 0
+        self._last: dict[int, list[int]] = {}
         self._request: int | None = None
         self._closed = False
 
@@ -156,7 +159,7 @@ class Residents:
     def acquire(self, layer: int, counts: Mapping[int, int], x_TH: Tensor) -> Lease:
         """A lease on the experts of MoE layer number `layer`, and reads ahead for the layers that follow."""
         first = self.index.key_of(layer, 0)
-        keys = [first + expert for expert in counts]
+        keys = self._last[layer] = [first + expert for expert in counts]
         tick = (self._steps - 1) * self.residency.keys.layers + layer
         info: dict[str, object] = {"counts": list(counts.values())}
         if self.options.future is not None:
@@ -213,6 +216,16 @@ class Residents:
             stall=physical.stall_s,
         )
 
+    def find_nan(self) -> str | None:
+        """Look for NaN in the experts that the last step used. Returns `module.experts.7.down_proj` or None."""
+        for layer, keys in sorted(self._last.items()):
+            with self.residency.acquire(layer, keys, {"counts": [1] * len(keys)}) as lease:
+                for key, slot in lease:
+                    for name, tensor in self.weights(key, slot).items():
+                        if bool(tensor.isnan().any()):
+                            return f"{self.index.layers[layer].module}.{self.expert_of(key)}.{name}"
+        return None
+
     def close(self) -> None:
         """Stop every read and give the memory back. Idempotent."""
         if self._closed:
@@ -255,6 +268,11 @@ def _prefetcher(options: ResidentsOptions, routers: Sequence[nn.Module | None], 
             todo="Use --prefetch none",
         )
     return prefetcher
+
+
+def _mover_kind(asked: Kind) -> Kind:
+    """`LOCUM_MOVER` decides where nobody else did."""
+    return cast("Kind", os.environ.get("LOCUM_MOVER", "auto")) if asked == "auto" else asked
 
 
 def _view_plan(layer: LayerIndex) -> list[tuple[str, torch.dtype, int, tuple[int, ...], int]]:

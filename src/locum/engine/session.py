@@ -1,10 +1,12 @@
 """`locum run`: one answer or a chat in the terminal, and the block that says what it cost."""
 
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
 
@@ -12,7 +14,7 @@ from locum.engine.engine import Engine, load
 from locum.engine.generation import Generation
 from locum.engine.outcome import Outcome, measured_ceiling
 from locum.errors import LocumError
-from locum.machine.profile import MachineProfile, load_cached, measure
+from locum.machine.profile import MachineProfile, cache_folder, load_cached, measure
 from locum.model.hub import resolve
 from locum.units import format_bytes, format_rate
 
@@ -77,10 +79,7 @@ _CHOICES = (
 def run(options: Options, screen: Screen) -> None:
     """Carry out `locum run`. Raises `LocumError`s as `load` and `Engine.stream` do."""
     path = resolve(options.model) if options.model is not None else shipped_model()
-    profile = load_cached(path)
-    if profile is None:
-        with screen.working("measuring this machine's disk and memory (once)"):
-            profile = measure(path)
+    profile = known_profile(path, screen)
     with screen.working(f"loading {path.name}"):
         engine = load(
             path,
@@ -94,7 +93,7 @@ def run(options: Options, screen: Screen) -> None:
             mover=options.mover,
         )
     with engine, _interruptible(engine):
-        _introduce(engine, profile, screen)
+        introduce(engine, profile, screen)
         session = _Session(engine, profile, screen, choices(options))
         prompt = options.prompt
         if prompt is None and not sys.stdin.isatty():
@@ -105,9 +104,19 @@ def run(options: Options, screen: Screen) -> None:
             session.chat()
 
 
-def shipped_model() -> Any:
+def known_profile(path: Path, screen: Screen) -> MachineProfile:
+    """This machine's rates, measured now if they never were: in another process, whose memory is not ours."""
+    profile = load_cached(path)
+    if profile is None:
+        with screen.working("measuring this machine's disk and memory (once)"):
+            command = [sys.executable, "-m", "locum.machine", str(path)]
+            subprocess.run(command, check=False, capture_output=True)  # noqa: S603 - our own module
+            profile = load_cached(path) or measure(path)
+    return profile
+
+
+def shipped_model() -> Path:
     """The model that ships with locum: until a trained one does, a small random one made on the spot."""
-    from locum.machine.profile import cache_folder
     from locum.synth.demo import demo_model
 
     return demo_model(cache_folder() / "demo")
@@ -123,7 +132,7 @@ def choices(options: Options) -> dict[str, Any]:
     return {name: value for name, value in given.items() if value is not None}
 
 
-def _introduce(engine: Engine, profile: MachineProfile, screen: Screen) -> None:
+def introduce(engine: Engine, profile: MachineProfile, screen: Screen) -> None:
     """What this disk and memory allow, and how the memory is split."""
     split = engine.plan.split
     screen.note(f"memory {format_bytes(split.total)} = {split.text()}")

@@ -140,13 +140,10 @@ def split(
     least = smallest_arena(spec, slots)
     if expert_memory is not None:
         arena = parse_share(expert_memory, spec.routed_bytes)
-        if arena < least:
-            raise _below(
-                "--expert-memory is below the minimum",
-                least,
-                f"{slots} of the largest expert{'s' if slots > 1 else ''} in pages of {format_bytes(SLAB)}",
-                got=arena,
-            )
+        exact = slots * max(slot_bytes(layer) for layer in spec.moe)
+        if arena < exact:
+            parts = f"{slots} of the largest expert{'s' if slots > 1 else ''}"
+            raise _below("--expert-memory is below the minimum", exact, parts, got=arena)
         asked = replace(fixed, experts=arena)
         if asked.total > limit:
             todo = f"Give a smaller --expert-memory (at least {format_bytes(least)}) or more memory"

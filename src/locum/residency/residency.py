@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from locum.errors import BudgetError, LoadError
+from locum.errors import BudgetError
 from locum.policy.base import Info
 from locum.residency.entry import Entry
 from locum.residency.keys import KeySpace
@@ -49,7 +49,7 @@ def arena_bytes(
     speculation: int = 0,
     *,
     in_flight: int = 1,
-    page: int = 2 << 20,
+    page: int = PAGE,
 ) -> int:
     """The smallest arena, in bytes, for these capacities and this speculation pool (bytes).
 

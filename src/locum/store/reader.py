@@ -175,9 +175,8 @@ class ReaderMover(Mover, Generic[Step]):
         """Cancel what waits, let blocks under way finish, stop the threads, release the files. Idempotent."""
         with self._lock:
             self._closed = True
-            for job in reversed(
-                list(self._live)
-            ):  # what depends before what it depends on: all are cancelled
+            # what depends comes before what it depends on, so that all end cancelled and none failed
+            for job in reversed(list(self._live)):
                 job.stop = True
                 if not job.busy and not job.terminal:
                     self._end(job, State.CANCELLED, None)
@@ -237,9 +236,9 @@ class ReaderMover(Mover, Generic[Step]):
                 if not self._queue:
                     self._work.wait(POLL_SECONDS if self._foreign else None)
                     continue
-                priority, _, job = heapq.heappop(self._queue)
-                if job.terminal or job.busy or priority != job.priority:
-                    continue
+                _, _, job = heapq.heappop(self._queue)
+                if job.terminal or job.busy:
+                    continue  # cancelled, or an entry from before it was promoted
                 job.busy, job.state = True, State.RUNNING
                 if not self._active:
                     self._since = time.perf_counter()

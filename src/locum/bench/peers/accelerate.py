@@ -4,7 +4,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,26 +12,34 @@ from locum.bench.cgroup import Outcome, run_limited
 from locum.bench.facts import drop_caches
 
 SHARES = (0.65, 0.25)
-"""What `max_memory` is tried as, in shares of the limit: it bounds the weights kept in memory, not the process."""
+"""Shares of the limit to try as `max_memory`: it bounds the weights in memory, not the process."""
 TIMEOUT = 900.0
 
 
 @dataclass(frozen=True, slots=True)
+class PeerAsk:
+    """What is asked of the peer, in a group limited to `limit` bytes."""
+
+    limit: int
+    max_memory: int
+    tokens: int
+    prompt: str
+
+
+@dataclass(frozen=True, slots=True)
 class PeerRun:
-    """One attempt. `cannot` says why it did not finish, in a few words; steps are seconds per decoded token.
+    """One attempt, as far as it came. `steps` are seconds per decoded token.
 
     `first_step` is the prompt with everything still cold, and is not one of `steps`.
     """
 
-    limit: int
-    max_memory: int
+    asked: PeerAsk
     outcome: Outcome
     load_seconds: float | None
     first_step: float | None
     steps: tuple[float, ...]
-    on_disk: int | None
     offload_bytes: int
-    tokens: tuple[int, ...] = field(default=())
+    caches_dropped: bool
 
     @property
     def cannot(self) -> str | None:
@@ -46,10 +54,10 @@ class PeerRun:
         return len(self.steps) / sum(self.steps)
 
 
-def command(model: Path, offload: Path, max_memory: int, tokens: int, prompt: str) -> list[str]:
+def command(ask: PeerAsk, model: Path, offload: Path) -> list[str]:
     """The child's command line."""
-    child = "locum.bench.peers.accelerate_child"
-    return [sys.executable, "-m", child, str(model), str(offload), str(max_memory), str(tokens), prompt]
+    child = [sys.executable, "-m", "locum.bench.peers.accelerate_child"]
+    return [*child, str(model), str(offload), str(ask.max_memory), str(ask.tokens), ask.prompt]
 
 
 def _events(stdout: str) -> list[dict[str, Any]]:
@@ -64,32 +72,29 @@ def _events(stdout: str) -> list[dict[str, Any]]:
     return events
 
 
-def read_run(limit: int, max_memory: int, outcome: Outcome, offload_bytes: int) -> PeerRun:
+def read_run(ask: PeerAsk, outcome: Outcome, *, offload_bytes: int, dropped: bool) -> PeerRun:
     """What the child's lines say, however far it came."""
     events = _events(outcome.stdout)
-    loaded = next((event for event in events if event["event"] == "loaded"), {})
-    steps = [event for event in events if event["event"] == "step"]
+    loaded = next((event["seconds"] for event in events if event["event"] == "loaded"), None)
+    steps = [event["seconds"] for event in events if event["event"] == "step"]
     return PeerRun(
-        limit=limit,
-        max_memory=max_memory,
+        asked=ask,
         outcome=outcome,
-        load_seconds=loaded.get("seconds"),
-        first_step=steps[0]["seconds"] if steps else None,
-        steps=tuple(step["seconds"] for step in steps[1:]),
-        on_disk=loaded.get("on_disk"),
+        load_seconds=loaded,
+        first_step=steps[0] if steps else None,
+        steps=tuple(steps[1:]),
         offload_bytes=offload_bytes,
-        tokens=tuple(step["token"] for step in steps),
+        caches_dropped=dropped,
     )
 
 
-def run(model: Path, *, limit: int, max_memory: int, tokens: int, prompt: str, scratch: Path) -> PeerRun:
+def run(model: Path, ask: PeerAsk, *, scratch: Path) -> PeerRun:
     """One run from cold caches. The offload folder lies in `scratch` and is gone afterwards."""
     with tempfile.TemporaryDirectory(prefix="locum-offload-", dir=scratch) as folder:
-        drop_caches()
-        words = command(model, Path(folder), max_memory, tokens, prompt)
-        outcome = run_limited(words, limit=limit, timeout=TIMEOUT)
+        dropped = drop_caches()
+        outcome = run_limited(command(ask, model, Path(folder)), limit=ask.limit, timeout=TIMEOUT)
         offloaded = sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file())
-    return read_run(limit, max_memory, outcome, offloaded)
+    return read_run(ask, outcome, offload_bytes=offloaded, dropped=dropped)
 
 
 Attempt = Callable[[int, int], PeerRun]

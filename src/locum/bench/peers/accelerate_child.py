@@ -8,6 +8,7 @@ Prints one JSON object a line as it goes, so that a process killed half-way has 
 import json
 import sys
 import time
+from importlib.metadata import version
 
 
 def say(**facts: object) -> None:
@@ -18,7 +19,6 @@ def say(**facts: object) -> None:
 
 def main(model_path: str, offload: str, cpu_bytes: str, tokens: str, prompt: str) -> None:
     """Load, then decode greedily token by token, timing each step."""
-    import accelerate
     import torch
     import transformers
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -27,7 +27,7 @@ def main(model_path: str, offload: str, cpu_bytes: str, tokens: str, prompt: str
         event="versions",
         torch=torch.__version__,
         transformers=transformers.__version__,
-        accelerate=accelerate.__version__,
+        accelerate=version("accelerate"),
         threads=torch.get_num_threads(),
     )
     began = time.perf_counter()
@@ -41,9 +41,8 @@ def main(model_path: str, offload: str, cpu_bytes: str, tokens: str, prompt: str
         local_files_only=True,
     ).eval()
     places = list(getattr(model, "hf_device_map", {}).values())
-    say(
-        event="loaded", seconds=time.perf_counter() - began, modules=len(places), on_disk=places.count("disk")
-    )
+    seconds = time.perf_counter() - began
+    say(event="loaded", seconds=seconds, modules=len(places), on_disk=places.count("disk"))
     ids = tokenizer(prompt, return_tensors="pt")["input_ids"]
     say(event="prompt", tokens=ids.shape[1])
     cache = None

@@ -121,7 +121,8 @@ class VirtualMover(Mover):
     def wait_any(self, tickets: Sequence[Ticket]) -> None:
         """See `Mover.wait_any`. Asserts that the wait can end."""
         while not any(ticket.terminal for ticket in tickets):
-            assert self.clock.step(), "nothing under way can end this wait"
+            moved = self.clock.step()
+            assert moved, "nothing under way can end this wait"
 
     def advance(self, seconds: float) -> None:
         """See `Mover.advance`."""

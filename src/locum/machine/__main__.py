@@ -1,0 +1,16 @@
+"""`python -m locum.machine FOLDER`: measure this machine and keep the result.
+
+A process of its own, because measuring touches half a gigabyte that the model's memory limit knows nothing of.
+"""
+
+import sys
+from pathlib import Path
+
+from locum.errors import LocumError
+from locum.machine.profile import measure
+
+if __name__ == "__main__":
+    try:
+        measure(Path(sys.argv[1]))
+    except LocumError as error:
+        sys.exit(f"locum: {error}")
