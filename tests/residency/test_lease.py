@@ -2,7 +2,8 @@
 
 import pytest
 
-from helpers_residency import by_hand
+from helpers_movers import ByHand
+from helpers_residency import Rig, by_hand
 from locum.errors import BudgetError, LoadError
 from locum.residency.mover.base import Priority, State
 
@@ -194,3 +195,53 @@ def test_two_leases_can_share_an_expert() -> None:
     outer.close()
     assert not residency.entries
     assert mover.keys == [0]
+
+
+def test_a_slot_that_comes_free_is_for_demand_not_for_speculation() -> None:
+    residency, mover = by_hand(0, speculation=1)
+    residency.acquire(0, [6, 7]).close()
+    lease = residency.acquire(0, [0])
+    assert mover.keys == [6, 7], "both slots drain"
+    for key in (6, 7):
+        mover.end(key, State.CANCELLED)
+    residency.want([(5, 9)])
+    assert mover.keys == [6, 7]
+    mover.on_wait = [(0, State.DONE)]
+    assert next(lease)[0] == 0
+    lease.close()
+    assert mover.keys == [6, 7, 0, 5]
+
+
+def test_a_failing_load_that_two_leases_share_stays_with_the_other() -> None:
+    residency, mover = by_hand(2, retries=1)
+    outer, inner = residency.acquire(0, [3]), residency.acquire(0, [3])
+    mover.on_wait = [(3, State.FAILED), (3, State.FAILED), (3, State.DONE)]
+    with pytest.raises(LoadError):
+        next(inner)
+    residency.check_integrity()
+    inner.close()
+    assert next(outer)[0] == 3, "the outer lease has its own tries"
+    outer.close()
+    residency.check_integrity()
+
+
+def test_room_is_waited_for_while_reads_nobody_holds_are_in_the_way() -> None:
+    """Four small reads of an abandoned lease, one on each page, block a large one until they have landed."""
+    rig = Rig(sizes=(1, 5), capacities=(44, 0), speculation=0)
+    residency, mover = rig.residency, ByHand()
+    residency.mover = mover
+    for layer, ids in ((0, range(8)), (1, range(8, 16))):
+        residency.acquire(layer, list(ids)).close()
+    slow = [0, 4, 8, 12]
+    for key in sorted(set(range(16)).difference(slow)):
+        mover.end(key)
+    residency.acquire(0, [0, 4]).close()
+    residency.acquire(1, [8, 12]).close()
+    for large in range(24, 32):
+        mover.on_wait = [(key, State.DONE) for key in slow] if large == 31 else []
+        mover.on_wait.append((large, State.DONE))
+        with residency.acquire(0, [large]) as lease:
+            assert next(lease)[0] == large
+        residency.check_integrity()
+    assert any(set(wait) <= set(slow) for wait in mover.waits), "the large read had to wait for room"
+    assert rig.memory.moved > 0

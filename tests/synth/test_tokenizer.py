@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from locum.errors import UsageError
+from locum.synth import tokenizer as tokenizer_room
 from locum.synth.tokenizer import write_tokenizer
 
 
@@ -55,6 +56,7 @@ def test_chat_template(tokenizer: PreTrainedTokenizerFast) -> None:
 def test_training_is_repeatable(tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
+        tokenizer_room._trained.cache_clear()
         write_tokenizer(tmp_path / name, 3000, 128)
     assert (tmp_path / "a/tokenizer.json").read_bytes() == (tmp_path / "b/tokenizer.json").read_bytes()
 

@@ -7,6 +7,7 @@ import platform
 import shutil
 import subprocess
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +40,9 @@ def read_ahead_kb(path: Path, blocks: Path = Path("/sys/dev/block")) -> int | No
     return None
 
 
+@cache
 def sources_hash(package: Path | None = None) -> str:
-    """Identity of the code that ran: a hash over the package's files."""
+    """Identity of the code that runs: a hash over the package's files, taken when first asked for."""
     root = package or Path(locum.__file__).parent
     digest = hashlib.sha256()
     for path in sorted(root.rglob("*.py")):
@@ -48,6 +50,7 @@ def sources_hash(package: Path | None = None) -> str:
     return digest.hexdigest()[:16]
 
 
+@cache
 def commit(package: Path | None = None) -> str | None:
     """The git commit of the sources, marked `-dirty` when they differ from it; None outside a checkout."""
     git = shutil.which("git")
@@ -59,6 +62,7 @@ def commit(package: Path | None = None) -> str | None:
     return done.stdout.strip() or None
 
 
+@cache
 def versions() -> dict[str, str]:
     """Versions of what computes. Libraries that are not installed are left out."""
     found = {"python": platform.python_version()}
@@ -85,7 +89,7 @@ def circumstances(path: Path) -> dict[str, Any]:
     """The part of a row that is the same for a whole piece."""
     return {
         "locum": {"version": locum.__version__, "commit": commit(), "sources": sources_hash()},
-        "versions": versions(),
+        "versions": {**versions()},
         "machine": machine(path),
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
     }

@@ -109,11 +109,13 @@ _COLUMNS: dict[str, tuple[str, float, int]] = {
     "of bound": ("of_bound", 1, 2),
     "hit rate": ("hit_rate", 1, 3),
     "first token s": ("ttft_s", 1, 2),
+    "stall s": ("stall_s", 1, 2),
     "load s": ("load_s", 1, 2),
     "backbone GB": ("model.backbone_bytes", _GB, 2),
     "experts GB": ("model.expert_bytes", _GB, 2),
     "read GB": ("bytes_read", _GB, 2),
     "peak GiB": ("peak_bytes", _GIB, 2),
+    "of it its own": ("peak_anonymous_bytes", _GIB, 2),
     "disk GB/s": ("disk_bytes_s", _GB, 2),
     "memory GB/s": ("memory_bytes_s", _GB, 1),
 }
@@ -166,6 +168,7 @@ def _preface(rows: Sequence[Row]) -> list[str]:
             libraries = ", ".join(f"{name} {version}" for name, version in row.get("versions", {}).items())
             return [
                 f"locum {own['version']} ({own['commit']}), {row.get('when', '')}. {where}. {libraries}.",
-                "Figures are medians, with the least and the most of the repeats where they differ.",
+                "Figures are medians, with the least and the most of the repeats where they differ. The peak "
+                "is the kernel's for the whole group, page cache included, which fills what a limit leaves.",
             ]
     return []

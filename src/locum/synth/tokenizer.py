@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from itertools import product
 from pathlib import Path
 
@@ -91,28 +92,34 @@ def _filled(vocabulary: dict[str, int], size: int) -> dict[str, int]:
     raise UsageError("no tokenizer for so large a vocabulary", allowed=f"up to {len(filled)}", got=size)
 
 
-def write_tokenizer(folder: Path, vocab_size: int, context: int) -> Specials:
-    """Write `tokenizer.json` and `tokenizer_config.json` of exactly `vocab_size` ids into `folder`.
-
-    `context` is the longest text in tokens. Encoding and decoding any text gives it back. Raises `UsageError`
-    below 260 ids, which is what 256 bytes and 4 special tokens take.
-    """
+@cache
+def _trained(size: int) -> str:
+    """`tokenizer.json` of at most `size` learned tokens."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-    if vocab_size < _SMALLEST:
-        raise UsageError("the vocabulary is too small", allowed=f"at least {_SMALLEST}", got=vocab_size)
     trained = Tokenizer(models.BPE())
     trained.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     trained.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=min(vocab_size, LEARNED),
+        vocab_size=size,
         min_frequency=2,
         special_tokens=list(_SPECIALS),
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
     trained.train_from_iterator(_text(), trainer)
-    document = json.loads(trained.to_str())
+    return str(trained.to_str())
+
+
+def write_tokenizer(folder: Path, vocab_size: int, context: int) -> Specials:
+    """Write `tokenizer.json` and `tokenizer_config.json` of exactly `vocab_size` ids into `folder`.
+
+    `context` is the longest text in tokens. Encoding and decoding any text gives it back. Raises `UsageError`
+    below 260 ids, which is what 256 bytes and 4 special tokens take.
+    """
+    if vocab_size < _SMALLEST:
+        raise UsageError("the vocabulary is too small", allowed=f"at least {_SMALLEST}", got=vocab_size)
+    document = json.loads(_trained(min(vocab_size, LEARNED)))
     model = document["model"]
     in_order = dict(sorted(model["vocab"].items(), key=lambda entry: entry[1]))
     model["vocab"] = _filled(in_order, vocab_size)

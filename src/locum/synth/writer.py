@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from locum.errors import LocumError, UsageError
-from locum.synth.noise import Dtype, Noise, dtype_of
+from locum.synth.noise import POOL_BYTES, Dtype, Noise, dtype_of
 from locum.synth.shapes import Config, TensorSpec, tensors
 from locum.synth.tokenizer import Specials, write_tokenizer
 from locum.units import MIB, format_bytes
@@ -75,6 +75,12 @@ def _shards(specs: Iterable[TensorSpec], limit: int, dtype: Dtype) -> list[_Shar
         used += size
     shards.append(_Shard(tuple(sorted(current, key=lambda t: t.name))))
     return shards
+
+
+def _pool_bytes(specs: Iterable[TensorSpec], dtype: Dtype) -> int:
+    """Small models need no big pools: four times the biggest tensor is plenty."""
+    biggest = max(spec.elements for spec in specs) * dtype.size
+    return min(POOL_BYTES, max(4 * biggest, MIB))
 
 
 def _require_space(parent: Path, peak: int) -> None:
@@ -177,7 +183,7 @@ def write_checkpoint(
         _write_configs(
             folder, config, write_tokenizer(folder, config["vocab_size"], config["max_position_embeddings"])
         )
-        noise = Noise(seed, form)
+        noise = Noise(seed, form, pool_bytes=_pool_bytes(specs, form))
         for number, shard in enumerate(shards):
             _write_shard(folder / _shard_name(number, len(shards)), shard, noise, form, report)
         if len(shards) > 1:
