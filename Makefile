@@ -35,7 +35,7 @@ help:
 setup: $(READY)
 
 demo: $(READY)
-	@$(PY) -m locum.bench.demo
+	@$(PY) scripts/demo.py
 
 test: $(VENV)/.test
 	@$(PY) -m pytest -m "not check" $(PYTEST_ARGS)

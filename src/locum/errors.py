@@ -1,16 +1,16 @@
 """The exception tree. Every error a user can cause is one of these; an `assert` is a bug of ours.
 
-    LocumError
-    ├── UsageError          asked wrongly (exit code 2): a flag, a value, a combination
-    ├── ModelError          the checkpoint cannot be run
-    │   ├── NotMoEError         a dense model
-    │   ├── UnsupportedError    a family, layout or quantisation locum does not run (yet)
-    │   └── CheckpointError     files missing, truncated, lying, or at odds with the config
-    ├── BudgetError         the memory asked for is below the minimum (`minimum` in bytes)
-    ├── LoadError           an expert could not be read while running
-    ├── NumericsError       NaN in weights or logits
-    ├── PromptError         a prompt or chat that the model cannot take
-    └── PolicyError         a policy broke its contract
+LocumError
+├── UsageError          asked wrongly (exit code 2): a flag, a value, a combination
+├── ModelError          the checkpoint cannot be run
+│   ├── NotMoEError         a dense model
+│   ├── UnsupportedError    a family, layout or quantisation locum does not run (yet)
+│   └── CheckpointError     files missing, truncated, lying, or at odds with the config
+├── BudgetError         the memory asked for is below the minimum (`minimum` in bytes)
+├── LoadError           an expert could not be read while running
+├── NumericsError       NaN in weights or logits
+├── PromptError         a prompt or chat that the model cannot take
+└── PolicyError         a policy broke its contract
 """
 
 

@@ -37,7 +37,7 @@ def parse_bytes(text: str | int) -> int:
 
 
 def parse_share(text: str | int, whole: int) -> int:
-    """A size as `parse_bytes` takes it, or a share of `whole` such as `25%`, in bytes. Raises `UsageError`."""
+    """A size as `parse_bytes` takes it, or a share of `whole` (`25%`), in bytes. Raises `UsageError`."""
     if isinstance(text, str) and text.strip().endswith("%"):
         try:
             share = float(text.strip()[:-1])

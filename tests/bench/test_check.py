@@ -1,6 +1,9 @@
 """Pieces: what is skipped, what is measured again, what the exit status says."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -107,3 +110,25 @@ def test_temporary_models_can_be_discarded(tmp_path: Path, monkeypatch: pytest.M
         shop.discard(model)
         assert not model.path.exists()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_signal_cleans_up_too(tmp_path: Path) -> None:
+    """The real module in a process of its own, stopped while it writes its checkpoint."""
+    (tmp_path / "tmp").mkdir()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "locum.bench.check", "spine-4gib", "--out", str(tmp_path / "out")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "TMPDIR": str(tmp_path / "tmp")},
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("writing olmoe-1b-7b"):
+            break
+    process.terminate()
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert "stopped" in said
+    assert list((tmp_path / "tmp").iterdir()) == []
+    assert not (tmp_path / "out").exists()

@@ -70,6 +70,12 @@ def test_the_options_of_run_are_named_as_its_flags() -> None:
     assert {"--" + name.replace("_", "-") for name in fields} == FROZEN["run"] - OUTPUT
 
 
+def test_the_session_reads_every_option_of_run() -> None:
+    from locum.engine.session import Options
+
+    assert set(Options.__annotations__) == {field.name for field in dataclasses.fields(RunOptions)}
+
+
 def test_every_policy_that_can_run_is_offered() -> None:
     offered = {a.name: set(a.get_choices() or ()) for a in arguments_of("run")}
     assert offered["--eviction"] == {name for name in EVICTION if "next" not in create(name).needs}

@@ -1,6 +1,6 @@
 """Hostile chat templates: each ends with a `PromptError` (or harmless text), soon and in little memory.
 
-The limits used here are smaller than the default ones, to be quick; what they count is the same.
+The limits used here differ from the default ones, to be quick; what they count is the same.
 """
 
 import sys
@@ -13,14 +13,17 @@ from locum.engine.chat import ChatTemplate
 from locum.engine.chat_meter import ChatLimits, LimitError
 from locum.errors import PromptError
 
-LIMITS = ChatLimits(work=10_000, made=1 << 20, seconds=60)  # the clock has its own test
+# one limit at a time, so that each is seen to hold without the others; what gets away hangs the test
+FEW_OPERATIONS = ChatLimits(work=20_000, made=1 << 40, seconds=1e9, depth=60)
+LITTLE_TEXT = ChatLimits(work=1 << 60, made=1 << 20, seconds=1e9, depth=60)
+NOT_DEEP = ChatLimits(work=1 << 60, made=1 << 40, seconds=1e9, depth=60)
 CHAT = [{"role": "user", "content": "hi"}]
 GROW = "{% set ns = namespace(x=SEED) %}{% for i in range(60) %}{% set ns.x = STEP %}{% endfor %}"
 SHARED = GROW.replace("SEED", "[1]").replace("STEP", "[ns.x, ns.x]")
 SHARED_TUPLE = GROW.replace("SEED", "(1,)").replace("STEP", "(ns.x, ns.x)")
 
 
-def attack(source, limits=LIMITS):
+def attack(source, limits=None):
     return ChatTemplate(source, limits=limits).render(CHAT)
 
 
@@ -119,13 +122,19 @@ DEEP = {
 
 
 @pytest.mark.parametrize(
-    "source", [*ENDLESS.values(), *HUGE.values(), *DEEP.values()], ids=[*ENDLESS, *HUGE, *DEEP]
+    ("source", "limits"),
+    [
+        *((source, FEW_OPERATIONS) for source in ENDLESS.values()),
+        *((source, LITTLE_TEXT) for source in HUGE.values()),
+        *((source, NOT_DEEP) for source in DEEP.values()),
+    ],
+    ids=[*ENDLESS, *HUGE, *DEEP],
 )
-def test_what_asks_for_too_much_is_stopped_in_little_memory(source):
+def test_what_asks_for_too_much_is_stopped_in_little_memory(source, limits):
     tracemalloc.start()
     try:
         with pytest.raises(PromptError) as caught:
-            attack(source)
+            attack(source, limits)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -137,13 +146,13 @@ def test_many_equal_hashes_meet_the_clock():
     """Multiples of 2**61 - 1 all hash to 0: sets of them take quadratic time inside C, item by item."""
     source = "{% set m = 2305843009213693951 %}{{ range(0, m * 99999, m)|unique|list|length }}"
     with pytest.raises(PromptError, match="longer than"):
-        attack(source, ChatLimits(seconds=0.2))
+        attack(source, ChatLimits(seconds=0.2, work=1 << 60))
 
 
 def test_the_default_limits_hold_as_well():
     for name in ("doubling by ~", "print what is shared"):
         with pytest.raises(PromptError, match="is stopped"):
-            attack(HUGE[name], None)
+            attack(HUGE[name])
 
 
 @pytest.mark.parametrize(

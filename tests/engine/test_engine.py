@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from helpers_models import reference_model
 from safetensors.torch import load_file, save_file
 
 import locum
-from locum.bench.demo import recorded, replay, same_bits
+from helpers_models import reference_model
+from locum.bench.identity import recorded, replay, same_bits
 from locum.engine import Engine, load
 from locum.errors import (
     BudgetError,
@@ -358,3 +358,14 @@ def test_a_dense_model_is_refused(tmp_path: Path) -> None:
     AutoModelForCausalLM.from_config(dense).save_pretrained(tmp_path)
     with pytest.raises(NotMoEError):
         load(tmp_path)
+
+
+def test_the_environment_can_force_the_mover(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCUM_MOVER", "pagecache")
+    with small(folder) as engine:
+        assert engine.residents.mover_kind == "pagecache"
+    with small(folder, mover="direct") as engine:
+        assert engine.residents.mover_kind == "direct"
+    monkeypatch.setenv("LOCUM_MOVER", "carrier pigeon")
+    with pytest.raises(UsageError, match="carrier pigeon"):
+        small(folder)

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers_laws import Subject, drive
 
+from helpers_laws import Subject, drive
 from locum.engine.cache import request_cache
 from locum.engine.residents import Residents
 from locum.policy import create
@@ -24,7 +24,7 @@ Script = list[tuple[str, tuple[Any, ...]]]
 
 
 class Recorder:
-    """Writes down, in program order, everything an engine tells its Residency, and what the Ledger decided."""
+    """Writes down, in program order, everything an engine tells its Residency."""
 
     def __init__(self, residents: Residents, monkeypatch: pytest.MonkeyPatch) -> None:
         self.script: Script = []
@@ -41,7 +41,11 @@ class Recorder:
 
 
 def run_real(
-    subject: Subject, slots: int, monkeypatch: pytest.MonkeyPatch, wrap: Callable[[Mover], Mover], **options: Any
+    subject: Subject,
+    slots: int,
+    monkeypatch: pytest.MonkeyPatch,
+    wrap: Callable[[Mover], Mover],
+    **options: Any,
 ) -> tuple[Script, list[Any], Residents]:
     log: list[Any] = []
     with monkeypatch.context() as patch, subject.residents(slots, log=log, **options) as residents:

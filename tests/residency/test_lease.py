@@ -245,3 +245,19 @@ def test_room_is_waited_for_while_reads_nobody_holds_are_in_the_way() -> None:
         residency.check_integrity()
     assert any(set(wait) <= set(slow) for wait in mover.waits), "the large read had to wait for room"
     assert rig.memory.moved > 0
+
+
+def test_speculation_that_was_asked_for_before_it_started_is_speculation_no_more() -> None:
+    residency, mover = by_hand(1, speculation=1)
+    residency.acquire(0, [0, 1, 2]).close()
+    residency.want([(5, 9)])
+    lease = residency.acquire(0, [5])
+    assert lease.decision.staged == [5]
+    lease.close()
+    residency.check_integrity()
+    assert mover.keys == [0, 1, 2], "all three slots are still being written"
+    for key in (0, 1, 2):
+        mover.end(key, State.CANCELLED)
+    residency.acquire(0, [5]).close()
+    assert mover.keys == [0, 1, 2, 5]
+    assert mover.started[-1].priority is Priority.DEMAND

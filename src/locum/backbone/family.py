@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 import transformers
@@ -28,13 +28,12 @@ def read_config(checkpoint: Checkpoint) -> Any:
 def model_class(config: Any) -> type[PreTrainedModel]:
     """The causal language model class of a config. Raises `UnsupportedError` when there is none."""
     try:
-        found = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+        found: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     except KeyError:
         raise UnsupportedError(
             "transformers has no causal language model for this family", got=config.model_type
         ) from None
-    assert isinstance(found, type)
-    return found
+    return cast("type[PreTrainedModel]", found)
 
 
 def stripped_class(base: type[PreTrainedModel]) -> type[PreTrainedModel]:

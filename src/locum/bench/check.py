@@ -9,9 +9,11 @@ target is missed.
 """
 
 import argparse
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import FrameType
 
 from locum.bench.facts import sources_hash
 from locum.bench.pieces import PIECES
@@ -57,7 +59,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0 if met else 1
 
 
+def _stop(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
 if __name__ == "__main__":
+    # asked to go, by whoever: what is big and temporary goes first
+    for ending in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+        signal.signal(ending, _stop)
     try:
         sys.exit(main())
     except LocumError as error:

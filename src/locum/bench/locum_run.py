@@ -26,20 +26,24 @@ def size_flag(size: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """What is asked of locum: `--memory memory` in a group limited to `limit`, `tokens` of greedy text."""
+    """What is asked of locum: `--memory memory` in a group limited to `limit`, `tokens` of greedy text.
+
+    `context` is what the KV cache is reserved for; peers reserve nothing ahead.
+    """
 
     memory: int
     limit: int
     tokens: int = 48
     prompt: str = PROMPT
+    context: int = 512
     extra: tuple[str, ...] = ()
 
     def command(self, model: Path) -> list[str]:
         """The child's command line."""
         memory = ["--memory", size_flag(self.memory)]
-        length = ["--max-tokens", str(self.tokens), "--ignore-eos", "--temperature", "0"]
+        length = ["--context", str(self.context), "--max-tokens", str(self.tokens), "--ignore-eos"]
         run = [sys.executable, "-m", "locum", "run", str(model), self.prompt]
-        return [*run, *memory, *length, *self.extra, "--json"]
+        return [*run, *memory, *length, "--temperature", "0", *self.extra, "--json"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,7 @@ def inspect(
     Parameters
     ----------
     model
-        A folder in Hugging Face format or a hub id.
+        A folder in Hugging Face format, or a hub id, which is downloaded first.
     """
     with Output(output_options) as output:
         from locum.machine.profile import load_cached
@@ -48,10 +48,9 @@ def ceilings_of(spec: "MoESpec", profile: "MachineProfile") -> dict[str, Any]:
     """
     from locum.machine.ceiling import ceilings
 
-    embeddings = 0 if spec.tied_embeddings else spec.vocab_size * spec.hidden_size * spec.dtype_bytes
     rows = ceilings(
         expert_bytes=spec.active_bytes_per_token,
-        backbone_bytes=max(0, spec.backbone_resident_bytes - embeddings),
+        backbone_bytes=spec.backbone_bytes_per_token,
         disk_bytes_s=profile.disk_read_bytes_s,
         memory_bytes_s=profile.memory_bytes_s,
     )

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from cyclopts import Group, Parameter, Token
 from cyclopts.validators import Number
@@ -169,4 +169,6 @@ def run(
         folder = None if model is None else str(resolve(model))
         from locum.engine import session
 
-        session.run(replace(options, model=folder, prompt=prompt), output)
+        # Any, because to mypy a frozen class is no `Options`; a test compares the fields
+        asked: Any = replace(options, model=folder, prompt=prompt)
+        session.run(asked, output)

@@ -35,8 +35,13 @@ class ExpertCounts:
         """(hits + staged) / requests; None when nothing was asked for."""
         return (self.hits + self.staged) / self.requests if self.requests else None
 
+    @property
+    def kept_rate(self) -> float | None:
+        """hits / requests: what did not have to come from disk, even ahead of time. It sets the disk bound."""
+        return self.hits / self.requests if self.requests else None
+
     def to_json(self) -> dict[str, object]:
-        """All counts, with `hit_rate` and `stall_s`."""
+        """All counts, with `hit_rate`, `kept_rate` and `stall_s`."""
         counts: dict[str, object] = asdict(self)
         counts["stall_s"] = counts.pop("stall")
-        return counts | {"hit_rate": self.hit_rate}
+        return counts | {"hit_rate": self.hit_rate, "kept_rate": self.kept_rate}

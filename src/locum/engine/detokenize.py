@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 from tokenizers import Tokenizer
 
-from locum.engine.decode_stages import Stage, TextReplace, build_stages, StageFactory
+from locum.engine.decode_stages import Stage, StageFactory, TextReplace, build_stages
 
 # What transformers' clean_up_tokenization_spaces takes a space away from, in its order.
 _CLEAN_UP = [(f" {mark}", mark) for mark in ".?!,"] + [(" ' ", "'")]

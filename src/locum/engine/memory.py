@@ -15,7 +15,7 @@ CONTEXT = 4096
 WARM_UP_BYTES = 96 * MIB
 """What the first forward passes allocate for good: library pools, kernels' scratch space, compiled code."""
 SCORES_BYTES = 256 * MIB
-"""Eager attention keeps [heads, chunk, context] scores; the prefill chunk is halved until they fit in this."""
+"""Eager attention keeps [heads, chunk, context] scores; the prefill chunk is halved until they fit."""
 SCORE_BYTES_EACH = 12
 """Bytes per attention score while eager attention runs: the scores, their float32 softmax, and the copy
 back.

@@ -16,18 +16,10 @@ def measured_ceiling(spec: MoESpec, profile: MachineProfile, hit_rate: float) ->
     return ceiling(
         hit_rate=hit_rate,
         expert_bytes=spec.active_bytes_per_token,
-        backbone_bytes=_backbone_bytes_per_token(spec),
+        backbone_bytes=spec.backbone_bytes_per_token,
         disk_bytes_s=profile.disk_read_bytes_s,
         memory_bytes_s=profile.memory_bytes_s,
     )
-
-
-def _backbone_bytes_per_token(spec: MoESpec) -> int:
-    """All of the backbone but the embedding table, of which a token reads one row (unless it is the head
-    too).
-    """
-    table = 0 if spec.tied_embeddings else spec.vocab_size * spec.hidden_size * spec.dtype_bytes
-    return max(0, spec.backbone_resident_bytes - table)
 
 
 @dataclass(frozen=True)
@@ -40,8 +32,8 @@ class Outcome:
 
     @property
     def ceiling_tok_s(self) -> float | None:
-        """The bound at the hit rate that was reached; None without decode steps."""
-        rate = self.generation.decode.hit_rate
+        """The bound at the share of experts that stayed in memory; None without decode steps."""
+        rate = self.generation.decode.kept_rate
         return None if rate is None else measured_ceiling(self.engine.spec, self.profile, rate).tokens_per_s
 
     def line(self) -> str:

@@ -217,13 +217,17 @@ class Residents:
         )
 
     def find_nan(self) -> str | None:
-        """Look for NaN in the experts that the last step used. Returns `module.experts.7.down_proj` or None."""
+        """Look for NaN in the experts that the last step used. Returns `...experts.7.down_proj` or None."""
         for layer, keys in sorted(self._last.items()):
             with self.residency.acquire(layer, keys, {"counts": [1] * len(keys)}) as lease:
-                for key, slot in lease:
-                    for name, tensor in self.weights(key, slot).items():
-                        if bool(tensor.isnan().any()):
-                            return f"{self.index.layers[layer].module}.{self.expert_of(key)}.{name}"
+                bad = [
+                    f"{self.index.layers[layer].module}.{self.expert_of(key)}.{name}"
+                    for key, slot in lease
+                    for name, tensor in self.weights(key, slot).items()
+                    if bool(tensor.isnan().any())
+                ]
+            if bad:
+                return min(bad)
         return None
 
     def close(self) -> None:

@@ -1,6 +1,6 @@
 """`python -m locum.machine FOLDER`: measure this machine and keep the result.
 
-A process of its own, because measuring touches half a gigabyte that the model's memory limit knows nothing of.
+A process of its own, because measuring touches half a gigabyte that `--memory` knows nothing of.
 """
 
 import sys

@@ -144,6 +144,15 @@ class MoESpec:
         """Bytes of one element of `dtype`."""
         return DTYPE_BYTES[self.dtype]
 
+    @property
+    def backbone_bytes_per_token(self) -> int:
+        """Bytes of the backbone that one token touches: all but the embedding table, of which it reads a row.
+
+        A table that is the head as well is read whole.
+        """
+        table = 0 if self.tied_embeddings else self.vocab_size * self.hidden_size * self.dtype_bytes
+        return max(0, self.backbone_resident_bytes - table)
+
     def kv_bytes(self, tokens: int, element: int = 2) -> int:
         """Bytes of the KV cache of one request of `tokens` tokens, with `element` bytes each (2: bf16).
 

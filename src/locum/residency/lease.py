@@ -60,7 +60,7 @@ class Lease:
                 self._waiting.append(entry)
         residency.ledger.pin(self._ids)
         residency.leases.append(self)
-        if len(self._ready) < len(ids) or decision.staged or decision.misses or decision.streamed:
+        if len(self._ready) < len(ids) or decision.staged or decision.misses:
             self._open_slowly()
 
     def _open_slowly(self) -> None:
