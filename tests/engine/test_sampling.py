@@ -55,7 +55,7 @@ settings_of = st.builds(
     SamplingParams,
     temperature=st.sampled_from([0.25, 0.7, 1.0, 1.0, 1.8]),
     top_k=st.sampled_from([0, 0, 1, 2, 3, 7, 100]),
-    top_p=st.sampled_from([1.0, 0.999, 0.9, 0.5, 0.1, 1e-6]),
+    top_p=st.sampled_from([1.0, 0.999, 0.9, 0.5, 0.1, 1e-6, 1e-12]),
     min_p=st.sampled_from([0.0, 0.0, 0.01, 0.2, 0.5, 1.0]),
     repetition_penalty=st.sampled_from([1.0, 1.0, 1.3, 0.8, 5.0]),
     seed=st.just(0),
@@ -182,11 +182,12 @@ def test_a_seed_decides_whatever_other_requests_and_torch_do():
     assert Sampler(params).seed == 42
 
 
-def test_the_end_of_the_distribution_is_never_overrun(monkeypatch):
-    """The largest number the generator gives, and probabilities whose sum rounds: still a kept token."""
-    monkeypatch.setattr(torch, "rand", lambda *_, **__: torch.tensor(1.0, dtype=torch.float64))
-    logits_V = torch.tensor([0.0, 1.0, 2.0, -INF, -INF])
-    assert Sampler(SamplingParams(1.0, seed=0)).sample(logits_V) == 2
+@pytest.mark.parametrize(("drawn", "token"), [(0.0, 1), (1.0, 3)])
+def test_the_ends_of_the_distribution_are_never_overrun(monkeypatch, drawn, token):
+    """The smallest number the generator gives, and one that rounding puts on the very end: a kept token."""
+    monkeypatch.setattr(torch, "rand", lambda *_, **__: torch.tensor(drawn, dtype=torch.float64))
+    logits_V = torch.tensor([-INF, 0.0, 1.0, 2.0, -INF, -INF])
+    assert Sampler(SamplingParams(1.0, seed=0)).sample(logits_V) == token
 
 
 @pytest.mark.parametrize("temperature", [1e-3, 1e-30, 1e-50, 5e-324, 1e30])

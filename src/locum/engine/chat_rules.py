@@ -146,6 +146,7 @@ def _check_filter(meter: Meter, name: str, args: tuple[Any, ...], kwargs: dict[s
             check_integers(100, *options)
         case "replace" if len(options) >= 2:
             check_replace(meter, str(value), options[0], options[1])
+            check_replace(meter, str(value), options[1], options[0])  # by name they come in any order
         case "join":
             apart = max((len(o) for o in options if isinstance(o, str)), default=0)
             meter.ask(4 * apart * (len(value) if hasattr(value, "__len__") else 0) + 4 * meter.touch(value))

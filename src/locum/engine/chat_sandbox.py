@@ -149,7 +149,7 @@ def _call_method(method: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
 def _check_product(left: Any, right: Any) -> None:
     for value, times in ((left, right), (right, left)):
         if isinstance(value, str | list | tuple) and isinstance(times, int):
-            METER.get().ask(footprint(value) * max(times, 0))
+            METER.get().ask((footprint(value) - footprint(value[:0])) * max(times, 0))
     if isinstance(left, int) and isinstance(right, int) and left.bit_length() + right.bit_length() > _BITS:
         raise LimitError("a number grows too large")
 

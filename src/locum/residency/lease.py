@@ -85,9 +85,11 @@ class Lease:
         """True while the load of `key` waits for a slot."""
         return key in self._todo
 
-    def holds(self, entry: Entry) -> bool:
-        """True while this lease has yet to finish with `entry`."""
-        return entry is self._hand or entry in self._ready or entry in self._waiting
+    @property
+    def held(self) -> list[Entry]:
+        """What this lease has yet to finish with."""
+        hand = [self._hand] if self._hand is not None else []
+        return [*hand, *self._ready, *self._waiting]
 
     def start(self) -> None:
         """Start loads, in id order, for as many as there are slots."""

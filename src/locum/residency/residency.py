@@ -373,7 +373,9 @@ class Residency:
             assert entry.key == key, "an entry is filed under another key"
             assert entry.owned == self.ledger.owns(key), "owner and Ledger disagree"
             assert entry.owned or entry.uses, "a slot is kept for nobody"
-            assert entry.uses == sum(lease.holds(entry) for lease in self.leases), "uses are miscounted"
+        held = [id(entry) for lease in self.leases for entry in lease.held]
+        uses = [id(entry) for entry in self.entries.values() for _ in range(entry.uses)]
+        assert sorted(held) == sorted(uses), "leases and uses disagree"
         loading = {key for key, entry in self.entries.items() if entry.ticket is not None}
         assert loading == set(self._loading), "a load is lost from sight"
         for entry in self.draining:
