@@ -160,7 +160,7 @@ def loader(seconds: Callable[[int, int], float], read: float = 1.0) -> Callable[
         (lambda experts, vocabulary: 1 + vocabulary / 1000, 1.0, [True, True, True]),
         (lambda experts, vocabulary: experts + vocabulary / 1000, 1.0, [False, True, True]),
         (lambda experts, vocabulary: 9 - vocabulary / 1000, 1.0, [True, False, True]),
-        (lambda experts, vocabulary: 1 + vocabulary / 1000, 1.2, [True, True, False]),
+        (lambda experts, vocabulary: 1 + vocabulary / 1000, 2.1, [True, True, False]),
     ],
 )
 def test_load_time_follows_the_backbone_and_nothing_else(

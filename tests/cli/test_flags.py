@@ -79,7 +79,7 @@ def test_the_session_reads_every_option_of_run() -> None:
 def test_every_policy_that_can_run_is_offered() -> None:
     offered = {a.name: set(a.get_choices() or ()) for a in arguments_of("run")}
     assert offered["--eviction"] == {name for name in EVICTION if "next" not in create(name).needs}
-    assert offered["--prefetch"] == set(PREFETCH)
+    assert offered["--prefetch"] == {"auto", *PREFETCH}
 
 
 def test_the_page_about_the_command_line_is_up_to_date() -> None:

@@ -138,8 +138,9 @@ class RunOptions:
     """Which expert leaves the arena when another needs its place. (Belady's choice needs the future, which
     only the simulator knows.)"""
 
-    prefetch: Annotated[str, _choice(PREFETCH)] = "none"
-    """Which experts are read before they are asked for."""
+    prefetch: Annotated[str, _choice(("auto", *PREFETCH))] = "auto"
+    """Which experts are read before they are asked for. `auto` asks the next layer's own router, where that
+    works."""
 
     mover: Annotated[Literal["auto", "direct", "pagecache"], Parameter(group=_RUNNING)] = "auto"
     """How experts are read: by direct I/O, or through the page cache. `auto` is direct I/O where it works."""

@@ -37,7 +37,7 @@ class ExpertCounts:
 
     @property
     def kept_rate(self) -> float | None:
-        """hits / requests: what did not have to come from disk, even ahead of time. It sets the disk bound."""
+        """hits / requests: what did not have to come from disk at all. It sets the disk bound."""
         return self.hits / self.requests if self.requests else None
 
     def to_json(self) -> dict[str, object]:

@@ -44,7 +44,7 @@ class LoadOptions:
     dtype: str = "auto"
     threads: str | int = "auto"
     eviction: str = "lru"
-    prefetch: str = "none"
+    prefetch: str = "auto"
     mover: Kind = "auto"
     prefill_chunk: int | None = None
 

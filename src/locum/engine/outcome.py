@@ -104,7 +104,7 @@ class Outcome:
             "contended": got.contended,
             "seed": got.seed,
             "eviction": options.eviction,
-            "prefetch": options.prefetch,
+            "prefetch": engine.residents.prefetch,
             "mover": engine.residents.mover_kind,
             "dtype": str(engine.model.dtype).removeprefix("torch."),
             "lossless": got.lossless,

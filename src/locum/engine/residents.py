@@ -42,6 +42,7 @@ class ResidentsOptions:
     """How experts are kept. `arena_bytes` is all the memory for experts; the rest as the command line's
     flags.
 
+    `prefetch` "auto" is "next-gate" where the model's routers can be asked ahead of time, else "none".
     `future` is what `belady` needs; `log` hears every decision.
     """
 
@@ -113,7 +114,7 @@ class Residents:
         options: ResidentsOptions,
     ) -> None:
         self.index, self.options = index, options
-        self._dtype = model.dtype
+        self._dtype, self._stride = model.dtype, index.stride
         routers = find_routers(model)
         self._prefetcher = _prefetcher(options, routers, top_k)
         self._routers = routers
@@ -143,7 +144,7 @@ class Residents:
         self.residency = Residency(ledger, self.mover, places, log=options.log)
         self.layout = layout
         self._views: dict[int, tuple[int, dict[str, Tensor]]] = {}
-        self._numbers = [_view_plan(layer) for layer in index.layers]
+        self._plans = [_view_plan(layer) for layer in index.layers]
         self._steps = 0
         self._last: dict[int, list[int]] = {}
         self._request: int | None = None
@@ -158,7 +159,7 @@ class Residents:
 
     def acquire(self, layer: int, counts: Mapping[int, int], x_TH: Tensor) -> Lease:
         """A lease on the experts of MoE layer number `layer`, and reads ahead for the layers that follow."""
-        first = self.index.key_of(layer, 0)
+        first = layer * self._stride
         keys = self._last[layer] = [first + expert for expert in counts]
         tick = (self._steps - 1) * self.residency.keys.layers + layer
         info: dict[str, object] = {"counts": list(counts.values())}
@@ -181,7 +182,7 @@ class Residents:
         base = slot.offset + self.layout.image_start(key)
         views = {
             name: torch.frombuffer(self.arena.memory, dtype=dtype, count=count, offset=base + at).view(shape)
-            for name, dtype, count, shape, at in self._numbers[self.index.expert_of(key)[0]]
+            for name, dtype, count, shape, at in self._plans[key // self._stride]
         }
         if any(view.dtype != self._dtype for view in views.values()):
             return {name: view.to(self._dtype) for name, view in views.items()}
@@ -190,9 +191,14 @@ class Residents:
 
     def expert_of(self, key: int) -> int:
         """The expert's number in its layer."""
-        return self.index.expert_of(key)[1]
+        return key % self._stride
 
     # what the engine calls
+
+    @property
+    def prefetch(self) -> str:
+        """The prefetcher in use, by name."""
+        return "next-gate" if self._prefetcher.distance else "none"
 
     @property
     def mover_kind(self) -> str:
@@ -261,13 +267,16 @@ class Residents:
 
 
 def _prefetcher(options: ResidentsOptions, routers: Sequence[nn.Module | None], top_k: int) -> Prefetcher:
-    params = dict(options.prefetch_params)
-    if options.prefetch == "next-gate":
+    params, name = dict(options.prefetch_params), options.prefetch
+    mute = any(router is None for router in routers)
+    if name == "auto":
+        name = "none" if mute else "next-gate"
+    if name == "next-gate":
         params.setdefault("window", top_k)
-    prefetcher = create_prefetch(options.prefetch, **params)
-    if prefetcher.distance and any(router is None for router in routers):
+    prefetcher = create_prefetch(name, **params)
+    if prefetcher.distance and mute:
         raise UsageError(
-            f"prefetch {options.prefetch} cannot ask this model's routers ahead of time",
+            f"prefetch {name} cannot ask this model's routers ahead of time",
             got="routers that need more than the hidden states",
             todo="Use --prefetch none",
         )
