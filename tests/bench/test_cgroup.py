@@ -117,7 +117,9 @@ def test_the_command_dies_with_us(tmp_path: Path) -> None:
         "run_limited(['sh', '-c', 'echo up > \"$0\"; exec sleep 600', sys.argv[1]], limit=64 << 20)\n"
     )
     os.mkfifo(tmp_path / "fifo")
-    ours = subprocess.Popen([sys.executable, "-c", script, str(tmp_path / "fifo")])
+    ours = subprocess.Popen(
+        [sys.executable, "-c", script, str(tmp_path / "fifo")], env={**os.environ, "TMPDIR": str(tmp_path)}
+    )
     with (tmp_path / "fifo").open() as fifo:
         assert fifo.read() == "up\n"
     root = limit_group(64 * MIB).folder.parent

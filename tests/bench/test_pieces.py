@@ -35,7 +35,8 @@ def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workshop:
 def document(tok_s: float, hit_rate: float) -> str:
     said = {
         "decode_tok_s": tok_s,
-        "hit_rate": hit_rate,
+        "hit_rate": hit_rate + 0.2,  # of which 0.2 were read ahead: they cost the disk as much
+        "decode": {"kept_rate": hit_rate},
         "ttft_s": 1.0,
         "bytes_read": 5,
         "token_ids": [1, 2, 2],
@@ -227,7 +228,15 @@ def test_a_run_of_locum_is_measured_on_both_sides(shop: Workshop, monkeypatch: p
 
 
 @pytest.mark.parametrize(
-    "stdout", ["", "[]", "{", '{"decode_tok_s": null, "hit_rate": 0.5}', '{"hit_rate": null}']
+    "stdout",
+    [
+        "",
+        "[]",
+        "{",
+        '{"decode_tok_s": null, "decode": {"kept_rate": 0.5}}',
+        '{"decode_tok_s": 1.0, "decode": {"kept_rate": null}}',
+        '{"decode_tok_s": 1.0, "decode": 3}',
+    ],
 )
 def test_a_run_without_a_result_is_none(shop: Workshop, monkeypatch: pytest.MonkeyPatch, stdout: str) -> None:
     model = shop.model(MODEL)

@@ -50,7 +50,7 @@ class Ask:
 class LocumRun:
     """One run: what the process said (`document`, by `locum run --json`), and what was measured outside.
 
-    `rates` hold for the time of the run, `bound` is the roofline at the hit rate that the run reached.
+    `rates` hold for the time of the run, `bound` is the roofline at the share of experts kept in memory.
     """
 
     asked: Ask
@@ -91,6 +91,13 @@ def read_document(stdout: str) -> dict[str, Any] | None:
     return document if isinstance(document, dict) else None
 
 
+def kept_rate(document: dict[str, Any]) -> float | None:
+    """The share of experts that stayed in memory while decoding: what was read ahead still came from disk."""
+    decode = document.get("decode")
+    rate = decode.get("kept_rate") if isinstance(decode, dict) else None
+    return float(rate) if isinstance(rate, int | float) else None
+
+
 def run(model: Path, traffic: Traffic, ask: Ask) -> LocumRun:
     """Measure, drop the caches, run, measure.
 
@@ -101,8 +108,8 @@ def run(model: Path, traffic: Traffic, ask: Ask) -> LocumRun:
     outcome = run_limited(ask.command(model), limit=ask.limit, timeout=TIMEOUT)
     rates = before.mean(Rates.measure(model))
     document = read_document(outcome.stdout)
-    rate = None if document is None else document.get("hit_rate")
-    bound = None if rate is None else traffic.bound(rates, float(rate))
+    rate = None if document is None else kept_rate(document)
+    bound = None if rate is None else traffic.bound(rates, rate)
     return LocumRun(ask, outcome, document, rates, bound, dropped)
 
 
