@@ -14,6 +14,7 @@ import torch
 
 from helpers_laws import Run, Subject, reference, same_bits
 from helpers_models import FAMILIES
+from locum.engine.engine import expert_alignment
 
 DTYPES = ("float32", "bfloat16")
 EVICTIONS = ("lru", "lfu", "lfu-aging", "belady")
@@ -56,6 +57,18 @@ def test_a_slice_of_the_settings(pair: Callable[..., tuple[Subject, Run]], famil
         for setting in SETTINGS[start % 5 :: 5]:
             got = run_setting(subject, slots, *setting)
             assert same_bits(got.logits, expected.logits), (slots, setting)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_alignment_that_load_chooses(
+    pair: Callable[..., tuple[Subject, Run]], family: str, dtype: str
+) -> None:
+    subject, expected = pair(family, dtype)
+    align = expert_alignment(subject.index, subject.model, (torch.get_num_threads(),))
+    for mover in MOVERS:
+        got = subject.run(4, align=align, mover=mover)
+        assert same_bits(got.logits, expected.logits), (align, mover)
 
 
 @pytest.mark.check

@@ -10,8 +10,9 @@ from typing import Any, Self, cast
 import torch
 from transformers import PreTrainedModel
 
+from locum.backbone.experts import experts_modules
 from locum.backbone.family import model_class, read_config
-from locum.backbone.index import expert_index
+from locum.backbone.index import expert_index, torch_dtype
 from locum.backbone.load import load_backbone
 from locum.backbone.runtime import attach
 from locum.engine.cache import request_cache
@@ -24,11 +25,13 @@ from locum.engine.steps import Context
 from locum.engine.threads import ThreadGovernor, parse_threads
 from locum.engine.tokenizer import Tokenizer, load_tokenizer
 from locum.errors import LocumError, PromptError, UsageError
+from locum.kernels.alignment import FILE_ALIGN, needed_alignment
 from locum.machine.limits import cpu_count
 from locum.machine.profile import cache_folder
 from locum.model.checkpoint import Checkpoint
 from locum.model.hub import resolve
 from locum.model.spec import MoESpec
+from locum.store.index import ExpertIndex
 from locum.store.movers import Kind
 
 _LOG = logging.getLogger("locum")
@@ -253,6 +256,20 @@ def load(
 _DTYPES = {"auto": None, "bf16": torch.bfloat16, "fp32": torch.float32}
 
 
+def expert_alignment(index: ExpertIndex, model: PreTrainedModel, threads: Sequence[int]) -> int:
+    """The alignment in bytes at which this model's experts give the bits that aligned weights give."""
+    views = [view for layer in index.layers for view in layer.tensors]
+    if any(torch_dtype(view.dtype) != model.dtype for view in views):
+        return FILE_ALIGN  # they are cast for each use, into memory of torch's own
+    _, module = next(experts_modules(model))
+    return needed_alignment(
+        (view.shape for view in views),
+        model.dtype,
+        transposed=bool(module.is_transposed),
+        threads=threads,
+    )
+
+
 def _load(path: Path, asked: LoadOptions, tell: Callable[[str], None], extra: dict[str, Any]) -> Engine:
     if asked.dtype not in _DTYPES:
         raise UsageError("no such dtype", allowed=", ".join(_DTYPES), got=repr(asked.dtype))
@@ -279,6 +296,7 @@ def _load(path: Path, asked: LoadOptions, tell: Callable[[str], None], extra: di
         plan = replace(plan, chunk=asked.prefill_chunk)
     options = ResidentsOptions(
         arena_bytes=plan.split.experts,
+        align=expert_alignment(index, model, (1, governor.asked or governor.cores)),
         eviction=asked.eviction,
         prefetch=asked.prefetch,
         mover=asked.mover,

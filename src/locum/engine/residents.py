@@ -29,7 +29,7 @@ from locum.residency.residency import Log, Residency
 from locum.residency.slots import PAGE, ArenaSlots, minimum_bytes, usable_bytes
 from locum.store.arena import Arena
 from locum.store.direct import DirectMover
-from locum.store.index import ExpertIndex, LayerIndex
+from locum.store.index import ALIGN, ExpertIndex, LayerIndex
 from locum.store.layout import Layout
 from locum.store.movers import Kind, open_mover
 
@@ -42,7 +42,8 @@ class ResidentsOptions:
     """How experts are kept. `arena_bytes` is all the memory for experts; the rest as the command line's
     flags.
 
-    `prefetch` "auto" is "next-gate" where the model's routers can be asked ahead of time, else "none".
+    `align` is what expert weights need to keep torch's bits, see `kernels.alignment`. `prefetch` "auto" is
+    "next-gate" where the model's routers can be asked ahead of time, else "none".
     `future` is what `belady` needs; `log` hears every decision.
     """
 
@@ -52,6 +53,7 @@ class ResidentsOptions:
     mover: Kind = "auto"
     wave: Wave = "rank"
     readers: int = 2
+    align: int = ALIGN
     future: Future | None = None
     log: Log | None = None
     eviction_params: Mapping[str, object] = field(default_factory=dict)
@@ -118,7 +120,7 @@ class Residents:
         routers = find_routers(model)
         self._prefetcher = _prefetcher(options, routers, top_k)
         self._routers = routers
-        layout = Layout(index)
+        layout = Layout(index, options.align)
         keys = key_space(index, layout)
         self.split = split_arena(keys, options.arena_bytes, top_k * self._prefetcher.distance)
         policy = create_eviction(options.eviction, **options.eviction_params)
