@@ -108,7 +108,7 @@ def test_the_child_really_runs(tmp_path: Path) -> None:
     ask = PeerAsk(limit=GIB, max_memory=GIB, tokens=5, prompt="The function")
     words = accelerate.command(ask, model, tmp_path / "offload")
     done = subprocess.run(words, capture_output=True, text=True, check=True)
-    events = [json.loads(line) for line in done.stdout.splitprotocol()]
+    events = [json.loads(line) for line in done.stdout.splitlines()]
     assert [e["event"] for e in events] == ["versions", "loaded", "prompt", *["step"] * 5, "done"]
     reference = AutoModelForCausalLM.from_pretrained(model, dtype="auto")
     ids = AutoTokenizer.from_pretrained(model)("The function", return_tensors="pt")["input_ids"]
