@@ -10,7 +10,6 @@ is why transformers is pinned and why the tests compare the index with a full lo
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,7 +25,7 @@ from locum.backbone.family import build_skeleton
 from locum.errors import CheckpointError, UnsupportedError
 from locum.model.checkpoint import Checkpoint
 from locum.model.header import TensorInfo
-from locum.store.index import ALIGN, ExpertIndex, FileId, LayerIndex, Span, TensorView
+from locum.store.index import ALIGN, ExpertIndex, FileId, LayerIndex, Span, TensorView, merge_spans
 
 _EXPERT_NUMBER = re.compile(r"experts\.(\d+)\.")
 _LAYER_NUMBER = re.compile(r"\.(\d+)\.")
@@ -152,7 +151,7 @@ def _layer(
         layer=int(layer[1]) if layer else 0,
         image_bytes=at,
         tensors=tuple(views),
-        experts=tuple(_merge(expert) for expert in spans),
+        experts=tuple(tuple(merge_spans(expert)) for expert in spans),
     )
 
 
@@ -221,23 +220,6 @@ def _slices(
         e: [info._replace(shape=info.shape[1:], offset=info.offset + e * step, length=step)]
         for e in range(info.shape[0])
     }
-
-
-def _merge(spans: Iterable[Span]) -> tuple[Span, ...]:
-    """Join spans that are neighbours both in the file and in the image: one read instead of several."""
-    merged: list[Span] = []
-    for span in sorted(spans, key=lambda s: s.at):
-        last = merged[-1] if merged else None
-        if (
-            last is not None
-            and last.file == span.file
-            and last.offset + last.length == span.offset
-            and last.at + last.length == span.at
-        ):
-            merged[-1] = Span(last.file, last.offset, last.length + span.length, last.at)
-        else:
-            merged.append(span)
-    return tuple(merged)
 
 
 def _some(numbers: list[int]) -> str:

@@ -8,6 +8,7 @@ multiple of 64 bytes. A *span* says which run of a file fills which run of the i
 import json
 import os
 import tempfile
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -50,6 +51,23 @@ class LayerIndex:
     experts: tuple[tuple[Span, ...], ...]
     transform: str = "raw"
     """How file bytes become image bytes. `raw`: they are the same bytes. Others are registered in `store`."""
+
+
+def merge_spans(spans: Iterable[Span]) -> list[Span]:
+    """In ascending place; spans that follow each other in file and image alike become one: one read."""
+    merged: list[Span] = []
+    for span in sorted(spans, key=lambda span: span.at):
+        last = merged[-1] if merged else None
+        if (
+            last is not None
+            and last.file == span.file
+            and last.offset + last.length == span.offset
+            and last.at + last.length == span.at
+        ):
+            merged[-1] = Span(last.file, last.offset, last.length + span.length, last.at)
+        else:
+            merged.append(span)
+    return merged
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from locum.errors import CheckpointError, UnsupportedError
 from locum.machine.pages import PAGE
-from locum.store.index import ALIGN, ExpertIndex, LayerIndex, Span
+from locum.store.index import ALIGN, ExpertIndex, LayerIndex, Span, merge_spans
 from locum.units import KIB, MIB
 
 BLOCK_BYTES = 16 * MIB
@@ -107,7 +107,7 @@ class Layout:
                 )
             for expert, spans in enumerate(layer.experts):
                 self._check(layer, expert, spans)
-                start, staged = _choose_start(_merge(spans), align)
+                start, staged = _choose_start(merge_spans(spans), align)
                 self._starts[number * self._stride + expert] = start
                 self.staged_experts += staged
                 reach[layer.image_bytes] = max(reach[layer.image_bytes], start + layer.image_bytes)
@@ -148,7 +148,7 @@ class Layout:
         start = self._starts[key]
         layer, expert = divmod(key, self._stride)
         spans = self.index.layers[layer].experts[expert]
-        return [Run(s.file, s.offset, s.length, start + s.at) for s in _merge(spans)]
+        return [Run(s.file, s.offset, s.length, start + s.at) for s in merge_spans(spans)]
 
     def blocks(self, key: int) -> list[Block]:
         """The direct reads that bring this expert, to be carried out in this order by one thread.
@@ -165,23 +165,6 @@ class Layout:
         for group in _neighbours(staged):
             blocks.extend(_staged(group))
         return blocks
-
-
-def _merge(spans: Sequence[Span]) -> list[Span]:
-    """Spans in ascending place; those that follow each other in file and image alike become one."""
-    merged: list[Span] = []
-    for span in sorted(spans, key=lambda span: span.at):
-        last = merged[-1] if merged else None
-        if (
-            last is not None
-            and last.file == span.file
-            and last.offset + last.length == span.offset
-            and last.at + last.length == span.at
-        ):
-            merged[-1] = Span(last.file, last.offset, last.length + span.length, last.at)
-        else:
-            merged.append(span)
-    return merged
 
 
 def _choose_start(spans: Sequence[Span], align: int) -> tuple[int, bool]:
