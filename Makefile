@@ -24,9 +24,10 @@ PYTEST_ARGS ?=
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready-$(INSTALL)
 SOURCES := $(shell find src -type f -not -path '*/__pycache__/*' 2>/dev/null)
+NATIVE := $(wildcard src/locum/native/*.cpp src/locum/native/*.h src/locum/native/CMakeLists.txt)
 WHEEL_STAMP := dist/.built
 
-.PHONY: help setup demo test test-pagecache check docs wheel clean
+.PHONY: help setup demo test test-portable check docs wheel wheel-portable clean
 .PHONY: lint lint-style lint-format lint-types lint-imports lint-size
 
 help:
@@ -40,9 +41,15 @@ demo: $(READY)
 test: $(VENV)/.test
 	@$(PY) -m pytest -m "not check" $(PYTEST_ARGS)
 
-# The fallback for disks that refuse direct I/O, forced: the same tests through the page cache.
-test-pagecache: $(VENV)/.test
-	@LOCUM_MOVER=pagecache $(PY) -m pytest -m "not check" tests/store tests/engine $(PYTEST_ARGS)
+# The portable path, forced: no direct I/O, no native library.
+test-portable: $(VENV)/.test
+	@LOCUM_MOVER=pagecache LOCUM_KERNELS=reference $(PY) -m pytest -m "not check" tests/store tests/engine \
+		tests/kernels tests/backbone $(PYTEST_ARGS)
+
+# Without a compiler there must still be a wheel, a pure one.
+wheel-portable: $(VENV)/.torch
+	@rm -rf build/portable && CXX=/bin/false $(PY) -m pip wheel --quiet --no-deps --wheel-dir build/portable .
+	@ls build/portable/locum-*-py3-none-any.whl
 
 check: $(VENV)/.test $(VENV)/.bench
 	@$(PY) scripts/check.py
@@ -83,7 +90,7 @@ $(VENV)/.torch: scripts/new_venv.sh
 	@$(PY) -m pip install --quiet $(TORCH)
 	@touch $@
 
-$(VENV)/.ready-editable: $(VENV)/.torch pyproject.toml
+$(VENV)/.ready-editable: $(VENV)/.torch pyproject.toml $(NATIVE)
 	@echo "locum: installing the package and what it needs"
 	@$(PY) -m pip install --quiet --editable .
 	@rm -f $(VENV)/.ready-wheel && touch $@

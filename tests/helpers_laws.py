@@ -11,9 +11,11 @@ from torch import Tensor
 
 from helpers_models import reference_model
 from locum.backbone.index import expert_index
+from locum.backbone.linears import attach_linears
 from locum.backbone.load import load_backbone
 from locum.backbone.runtime import attach
 from locum.engine.cache import request_cache
+from locum.engine.engine import expert_products
 from locum.engine.residents import Residents, ResidentsOptions
 from locum.engine.steps import Context, Part, forward, prefill_chunks
 from locum.model.checkpoint import Checkpoint
@@ -67,6 +69,7 @@ class Subject:
         checkpoint = Checkpoint.open(path)
         self.index = expert_index(checkpoint)
         self.model = load_backbone(checkpoint, dtype)
+        self.products = expert_products(self.index, self.model, (torch.get_num_threads(),))
         self.experts = [len(layer.experts) for layer in self.index.layers]
         self.slot = slot_size(self.index)
 
@@ -75,11 +78,13 @@ class Subject:
         """Residents with room for `slots` experts in all."""
         chosen = ResidentsOptions(arena_bytes=slots * self.slot, **options)
         residents = Residents(self.index, self.model, 3, chosen)
-        detach = attach(self.model, residents, self.experts)
+        detach = attach(self.model, residents, self.experts, self.products.linear)
+        detach_linears = attach_linears(self.model, self.products)
         try:
             yield residents
         finally:
             detach()
+            detach_linears()
             residents.close()
 
     def run(self, slots: int, **options: Any) -> Run:

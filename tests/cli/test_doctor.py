@@ -11,6 +11,7 @@ from helpers_cli import locum
 from locum.cli import checks
 from locum.errors import LocumError
 from locum.machine.profile import MachineProfile
+from locum.native import Native
 
 PROFILE = MachineProfile(
     disk_read_bytes_s=2e9, disk_block=1 << 20, disk_threads=2, disk_mode="direct",
@@ -25,6 +26,23 @@ def system(root: Path, **files: str) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
     return root
+
+
+@pytest.mark.parametrize(
+    ("missing", "status", "todo"),
+    [
+        (None, "ok", None),
+        ("the package was built without a C++ compiler", "warn", "install locum again"),
+        ("this processor has no AVX-512 BF16", "warn", "torch computes everything"),
+    ],
+)
+def test_the_native_library(
+    monkeypatch: pytest.MonkeyPatch, missing: str | None, status: str, todo: str | None
+) -> None:
+    monkeypatch.setattr(checks, "load_native", lambda: Native(missing))
+    check = checks.native_library()
+    assert check.status == status
+    assert (todo or "") in (check.todo or "")
 
 
 @pytest.mark.parametrize(

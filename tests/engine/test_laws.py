@@ -93,6 +93,18 @@ def test_smaller_arenas_miss_more(pair: Callable[..., tuple[Subject, Run]], fami
     assert all_ <= experts
 
 
+@pytest.mark.parametrize("family", [family for family in FAMILIES if family != "gpt_oss"])
+def test_native_products_of_one_row(checkpoints: Callable[..., Path], family: str) -> None:
+    wide = {"hidden_size": 128, "intermediate_size": 96, "moe_intermediate_size": 96}
+    path = checkpoints(family, "bfloat16", **wide)
+    subject = Subject(path)
+    if subject.products.native.missing:
+        pytest.skip(subject.products.native.missing)
+    assert {(192, 128), (128, 96)} <= {tuple(shape) for shape in subject.products.blocks}
+    for slots in arenas(subject):
+        assert same_bits(subject.run(slots, prefetch="next-gate").logits, reference(path).logits)
+
+
 @pytest.mark.parametrize("family", ["olmoe", "gpt_oss"])
 def test_a_bf16_checkpoint_computed_in_fp32(checkpoints: Callable[..., Path], family: str) -> None:
     path = checkpoints(family, "bfloat16")
@@ -124,8 +136,8 @@ def with_broken_experts(subject: Subject, monkeypatch: pytest.MonkeyPatch, how: 
         monkeypatch.setattr(
             runtime,
             "expert_forward",
-            lambda m, x, w: original(
-                m, x, {n: torch.zeros_like(t) if "bias" in n else t for n, t in w.items()}
+            lambda m, x, w, linear: original(
+                m, x, {n: torch.zeros_like(t) if "bias" in n else t for n, t in w.items()}, linear
             ),
         )
     return subject.run(1000)

@@ -11,12 +11,13 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
 import torch
+import torch.nn.functional as F  # noqa: N812 - the name everybody gives it
 from torch import Tensor, nn
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
 from locum.backbone.experts import IMPLEMENTATION, experts_modules
 from locum.errors import ModelError
-from locum.kernels.reference import expert_forward
+from locum.kernels.reference import Linear, expert_forward
 from locum.residency.mover.base import Slot
 
 
@@ -102,7 +103,13 @@ def combine(out_TKH: Tensor) -> Tensor:
 
 
 def run_layer(  # noqa: PLR0917 - what transformers hands over, in its order
-    module: Any, lessor: Lessor, layer: int, x_TH: Tensor, ids_TK: Tensor, weights_TK: Tensor
+    module: Any,
+    lessor: Lessor,
+    layer: int,
+    x_TH: Tensor,
+    ids_TK: Tensor,
+    weights_TK: Tensor,
+    linear: Linear = F.linear,
 ) -> Tensor:
     """The routed experts' output [T, H] of one MoE layer, hits first, the rest as they land."""
     routing = Routing(ids_TK, module.locum_experts)
@@ -111,7 +118,7 @@ def run_layer(  # noqa: PLR0917 - what transformers hands over, in its order
         for key, slot in lease:
             expert = lessor.expert_of(key)
             rows_NH, scale_N1 = routing.gather(expert, x_TH, weights_TK)
-            result_NH = expert_forward(module, rows_NH, lessor.weights(key, slot)) * scale_N1
+            result_NH = expert_forward(module, rows_NH, lessor.weights(key, slot), linear) * scale_N1
             routing.scatter(expert, out_TKH, result_NH.to(out_TKH.dtype))
     return combine(out_TKH)
 
@@ -125,17 +132,23 @@ def _experts_function(
             "this model's experts were taken out and nothing provides them",
             todo="Load it with locum.load(), and do not use it after close()",
         )
-    return run_layer(module, lessor, module.locum_layer, hidden_states, top_k_index, top_k_weights)
+    layer, linear = module.locum_layer, module.locum_linear
+    return run_layer(module, lessor, layer, hidden_states, top_k_index, top_k_weights, linear)
 
 
-def attach(model: nn.Module, lessor: Lessor, experts: Iterable[int]) -> Callable[[], None]:
-    """Have `model`'s experts provided by `lessor`. `experts` gives each MoE layer's number of experts.
+def attach(
+    model: nn.Module, lessor: Lessor, experts: Iterable[int], linear: Linear = F.linear
+) -> Callable[[], None]:
+    """Have `model`'s experts provided by `lessor`.
+
+    `experts` gives each MoE layer's number of experts; `linear` multiplies their weights.
 
     Returns the function that undoes it: afterwards the model's experts raise `ModelError`.
     """
     modules: list[Any] = [module for _, module in experts_modules(model)]
     for number, (module, count) in enumerate(zip(modules, experts, strict=True)):
         module.locum_layer, module.locum_experts, module.locum_lessor = number, count, lessor
+        module.locum_linear = linear
 
     def begin(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         inputs = kwargs.get("input_ids", args[0] if args else None)

@@ -11,6 +11,7 @@ from typing import Literal
 from locum.errors import LocumError
 from locum.machine.limits import available_memory, cgroup_memory_limit, cpu_count, memory_limit
 from locum.machine.profile import MachineProfile, cpu_model, load_cached, measure
+from locum.native import load as load_native
 from locum.units import GIB, format_bytes, format_rate
 
 _ROOT = Path("/")
@@ -36,6 +37,7 @@ def all_checks(folder: Path, root: Path = _ROOT, env: Mapping[str, str] = os.env
         Check("python", "ok", platform.python_version()),
         *packages(),
         processor(root),
+        native_library(),
         threads(root, env),
         memory(root),
         huge_pages(root),
@@ -74,6 +76,17 @@ def processor(root: Path = _ROOT) -> Check:
     if words and not any(name in found for name in _LEAST):
         return Check("processor", "warn", value, "Without AVX2 or Advanced SIMD computing is slow")
     return Check("processor", "ok", value)
+
+
+def native_library() -> Check:
+    """Locum's own compiled code: here, and for this processor."""
+    missing = load_native().missing
+    if missing is None:
+        return Check("native library", "ok", "works")
+    todo = "torch computes everything, at about half the speed in bfloat16"
+    if "compiler" in missing:
+        todo += "; with a C++20 compiler installed, install locum again"
+    return Check("native library", "warn", missing, todo)
 
 
 def threads(root: Path = _ROOT, env: Mapping[str, str] = os.environ) -> Check:

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from locum.backbone.experts import experts_modules
 from locum.backbone.family import model_class, read_config
 from locum.backbone.index import expert_index, torch_dtype
+from locum.backbone.linears import attach_linears
 from locum.backbone.load import load_backbone
 from locum.backbone.runtime import attach
 from locum.engine.cache import request_cache
@@ -26,11 +27,13 @@ from locum.engine.threads import ThreadGovernor, parse_threads
 from locum.engine.tokenizer import Tokenizer, load_tokenizer
 from locum.errors import LocumError, PromptError, UsageError
 from locum.kernels.alignment import FILE_ALIGN, needed_alignment
+from locum.kernels.products import Products
 from locum.machine.limits import cpu_count
 from locum.machine.profile import cache_folder
 from locum.model.checkpoint import Checkpoint
 from locum.model.hub import resolve
 from locum.model.spec import MoESpec
+from locum.native import load as load_native
 from locum.store.index import ExpertIndex
 from locum.store.movers import Kind
 
@@ -70,13 +73,16 @@ class Engine:
         defaults: Defaults,
         plan: MemoryPlan,
         governor: ThreadGovernor,
+        products: Products,
         config_hash: str,
     ) -> None:
         self.path, self.spec, self.model, self.config_hash = path, spec, model, config_hash
         self.tokenizer, self.defaults, self.plan = tokenizer, defaults, plan
         self.residents = residents
         self._governor = governor
-        self._detach = attach(model, residents, [len(layer.experts) for layer in residents.index.layers])
+        self.products = products
+        experts = [len(layer.experts) for layer in residents.index.layers]
+        self._detach = [attach(model, residents, experts, products.linear), attach_linears(model, products)]
         self._requests = 0
         self._running: Stream | None = None
         self._kept: tuple[tuple[int, ...], Context] | None = None
@@ -193,7 +199,8 @@ class Engine:
         if self._running is not None:
             self._running.close()
         self._closed = True
-        self._detach()
+        for detach in self._detach:
+            detach()
         self.residents.close()
 
     def __enter__(self) -> Self:
@@ -270,6 +277,17 @@ def expert_alignment(index: ExpertIndex, model: PreTrainedModel, threads: Sequen
     )
 
 
+def expert_products(index: ExpertIndex, model: PreTrainedModel, threads: Sequence[int]) -> Products:
+    """Products for these numbers of threads that have tried this model's experts."""
+    products = Products(load_native(), threads)
+    _, module = next(experts_modules(model))
+    if not module.is_transposed:
+        for layer in index.layers:
+            for view in layer.tensors:
+                products.try_shape(view.shape, model.dtype)
+    return products
+
+
 def _load(path: Path, asked: LoadOptions, tell: Callable[[str], None], extra: dict[str, Any]) -> Engine:
     if asked.dtype not in _DTYPES:
         raise UsageError("no such dtype", allowed=", ".join(_DTYPES), got=repr(asked.dtype))
@@ -294,9 +312,11 @@ def _load(path: Path, asked: LoadOptions, tell: Callable[[str], None], extra: di
     plan = replan(spec, plan, request)
     if asked.prefill_chunk is not None:
         plan = replace(plan, chunk=asked.prefill_chunk)
+    threads = (1, governor.asked or governor.cores)
+    products = expert_products(index, model, threads)
     options = ResidentsOptions(
         arena_bytes=plan.split.experts,
-        align=expert_alignment(index, model, (1, governor.asked or governor.cores)),
+        align=expert_alignment(index, model, threads),
         eviction=asked.eviction,
         prefetch=asked.prefetch,
         mover=asked.mover,
@@ -312,5 +332,6 @@ def _load(path: Path, asked: LoadOptions, tell: Callable[[str], None], extra: di
         defaults=defaults,
         plan=plan,
         governor=governor,
+        products=products,
         config_hash=checkpoint.config_hash,
     )

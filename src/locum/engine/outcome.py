@@ -74,6 +74,7 @@ class Outcome:
             ),
             ("process peak", f"{format_bytes(peak_rss())} of {format_bytes(engine.memory_limit)} --memory"),
             ("threads", f"{got.threads}" + (" (another process keeps a core busy)" if got.contended else "")),
+            ("products", engine.products.describe()),
             ("lossless", "yes" if got.lossless else "no"),
         ]
         return rows
@@ -107,6 +108,7 @@ class Outcome:
             "prefetch": engine.residents.prefetch,
             "mover": engine.residents.mover_kind,
             "dtype": str(engine.model.dtype).removeprefix("torch."),
+            "products": engine.products.describe(),
             "lossless": got.lossless,
             "model": str(engine.path),
             "config_hash": engine.config_hash,

@@ -1,0 +1,146 @@
+"""Products keep torch's bits: what adds in another order is found out and left to torch."""
+
+import ctypes
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F  # noqa: N812 - the name everybody gives it
+from torch import Tensor, nn
+
+from locum.backbone.linears import attach_linears, linear_layers
+from locum.kernels import products as module
+from locum.kernels.products import Products
+from locum.native import Native, load
+
+SHAPES = [(128, 96), (96, 128), (2048, 1024), (300, 512), (1000, 1536), (17, 33), (64, 2048), (5, 3), (1, 1)]
+
+
+@pytest.fixture(autouse=True)
+def no_gradients() -> Iterator[None]:
+    with torch.inference_mode():
+        yield
+
+
+@pytest.fixture
+def native() -> Native:
+    found = load()
+    if found.missing:
+        pytest.skip(found.missing)
+    return found
+
+
+def draw(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).bfloat16()
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_linear_has_the_bits_of_torch(shape: tuple[int, int]) -> None:
+    threads = torch.get_num_threads()
+    products = Products(load(), (1, threads))
+    products.try_shape(shape, torch.bfloat16)
+    for seed in range(20):
+        w = draw(*shape, seed=seed)
+        for rows in (1, 3):
+            x = draw(rows, shape[1], seed=seed + 100)
+            assert torch.equal(products.linear(x, w), F.linear(x, w))
+            assert torch.equal(products.linear(x[None], w), F.linear(x[None], w))
+
+
+def counting(native: Native, calls: list[int], change: Callable[..., Any] | None = None) -> Native:
+    """The same product, counted, its arguments perhaps changed on the way."""
+
+    def linear(*args: Any) -> None:
+        calls.append(args[3])
+        native.linear_bf16(*(change(*args) if change else args))
+
+    return Native(None, linear)
+
+
+def test_it_is_really_native(native: Native) -> None:
+    calls: list[int] = []
+    products = Products(counting(native, calls), (torch.get_num_threads(),))
+    assert products.try_shape((2048, 1024), torch.bfloat16)
+    calls.clear()
+    products.linear(draw(1, 1024), draw(2048, 1024))
+    assert calls == [2048]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda w, x, y, o, i, block, t: (w, x, y, o, i, 32, t),
+        lambda w, x, y, o, i, block, t: (w, x, y, o, i, 2 * block + 32, t),
+        lambda w, x, y, o, i, block, t: (w + 2, x, y, o, i, block, t),
+    ],
+    ids=["shorter chains", "longer chains", "another place"],
+)
+def test_another_order_of_additions_is_refused(native: Native, change: Callable[..., Any]) -> None:
+    products = Products(counting(native, [], change), (torch.get_num_threads(),))
+    assert not products.try_shape((64, 1536), torch.bfloat16)
+    x, w = draw(1, 1536), draw(64, 1536)
+    assert torch.equal(products.linear(x, w), F.linear(x, w))
+
+
+def test_one_wrong_bit_in_a_large_weight_is_found(native: Native, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "TRIAL_ELEMENTS", 0)
+    w = draw(512, 600)
+    assert Products(native, (1,)).try_weight(w)
+
+    def flip(*args: Any) -> None:
+        native.linear_bf16(*args)
+        word = ctypes.c_uint16.from_address(args[2] + 2 * 77)
+        word.value ^= 1
+
+    assert not Products(Native(None, flip), (1,)).try_weight(w)
+
+
+def test_what_was_not_tried_is_left_to_torch(native: Native) -> None:
+    calls: list[int] = []
+    threads = torch.get_num_threads()
+    products = Products(counting(native, calls), (threads,))
+    assert products.try_shape((128, 96), torch.bfloat16)
+    assert not products.try_shape((128, 96), torch.float32)
+    calls.clear()
+    w, bias = draw(128, 96), draw(128)
+    for x, weight, b in [
+        (draw(2, 96), w, None),  # two rows
+        (draw(1, 96), w, bias),
+        (draw(1, 96), draw(96, 128).T, None),  # not as it lies in memory
+        (draw(1, 96).float(), w.float(), None),
+        (draw(1, 128), draw(96, 128), None),
+    ]:
+        assert torch.equal(products.linear(x, weight, b), F.linear(x, weight, b))
+    try:
+        torch.set_num_threads(threads + 1)
+        products.linear(draw(1, 96), w)
+    finally:
+        torch.set_num_threads(threads)
+    with torch.inference_mode(mode=False), torch.enable_grad():
+        weight = draw(128, 96).requires_grad_()
+        products.linear(draw(1, 96), weight).sum().backward()
+        assert weight.grad is not None
+    assert not calls
+
+
+def test_without_the_library_everything_is_torchs() -> None:
+    products = Products(Native("not built"), (1,))
+    assert not products.try_shape((128, 96), torch.bfloat16)
+    assert not products.blocks
+
+
+def test_the_layers_of_a_model_and_back(native: Native) -> None:
+    model = nn.Sequential(nn.Linear(96, 128, bias=False), nn.SiLU(), nn.Linear(128, 96)).bfloat16()
+    x = draw(1, 1, 96)
+    right = model(x)
+    calls: list[int] = []
+    products = Products(counting(native, calls), (torch.get_num_threads(),))
+    assert linear_layers(model) == [model[0]]
+    detach = attach_linears(model, products)
+    calls.clear()
+    assert torch.equal(model(x), right)
+    assert calls == [128]
+    detach()
+    assert torch.equal(model(x), right)
+    assert calls == [128]
