@@ -133,7 +133,7 @@ def test_neighbours_in_file_and_image_are_one_read() -> None:
     """down, gate, up as Hugging Face stores them, an image in the same order: one request."""
     spans = [Span(0, 4096 + 8192 * n, 8192, 8192 * n) for n in (2, 0, 1)]
     layout = Layout(index_of((FileId("f", 1 << 20, 0),), [(24576, [spans])]))
-    assert layout.blocks(0) == [DirectBlock(0, 4096, 24576, 24576, 0, 0)]
+    assert layout.blocks(0) == [DirectBlock(0, 4096, 24576, 24576, 0, 0, False)]
 
 
 def test_staged_neighbours_share_reads() -> None:

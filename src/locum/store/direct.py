@@ -28,6 +28,9 @@ class DirectMover(ReaderMover[Block]):
     def _steps(self, key: int) -> Sequence[Block]:
         return self.layout.blocks(key)
 
+    def _joins(self, step: Block) -> bool:
+        return step.joins
+
     def _serve(self, step: Block, slot: memoryview) -> Served:
         return self._land(step, slot) if isinstance(step, DirectBlock) else self._stage(step, slot)
 

@@ -17,7 +17,7 @@ from locum.machine.pages import PAGE
 from locum.store.index import ALIGN, ExpertIndex, LayerIndex, Span, merge_spans
 from locum.units import KIB, MIB
 
-BLOCK_BYTES = 16 * MIB
+BLOCK_BYTES = 4 * MIB
 """Most that one direct read brings; longer runs are split evenly, so that demand can overtake."""
 STAGING_BYTES = 4 * MIB
 """Size of one thread's staging buffer."""
@@ -40,7 +40,8 @@ class DirectBlock:
     """Read [offset, offset + length) of `file` straight to byte `at` of the slot; all multiples of 4096.
 
     The first `need` bytes must arrive (the rest may lie past the end of the file). The first `keep` bytes at
-    `at` belong to what landed before and are put back afterwards.
+    `at` belong to what landed before and are put back afterwards. `joins`: it goes on where the block before it
+    ends, so both may be read at once; other blocks may overlap at their rims, and are read one after the other.
     """
 
     file: int
@@ -49,13 +50,15 @@ class DirectBlock:
     need: int
     at: int
     keep: int
+    joins: bool
 
 
 @dataclass(frozen=True, slots=True)
 class StagedBlock:
     """Read [offset, offset + length) of `file` to the staging buffer, then carry out `copies`.
 
-    Each copy is (byte in staging, byte in slot, length). `offset` and `length` are multiples of 4096.
+    Each copy is (byte in staging, byte in slot, length). `offset` and `length` are multiples of 4096. `joins` as
+    for a direct block.
     """
 
     file: int
@@ -63,6 +66,7 @@ class StagedBlock:
     length: int
     need: int
     copies: tuple[tuple[int, int, int], ...]
+    joins: bool
 
 
 Block = DirectBlock | StagedBlock
@@ -188,6 +192,7 @@ def _direct(run: Run, spoils: bool) -> Iterator[DirectBlock]:
             need=min(length, end - low - start),
             at=run.at - head + start,
             keep=head if spoils and start == 0 else 0,
+            joins=start > 0,
         )
 
 
@@ -217,4 +222,4 @@ def _staged(group: Sequence[Run]) -> Iterator[StagedBlock]:
                 copies.append((begin - first, run.at + begin - run.offset, end - begin))
         if copies:
             need = max(source + size for source, _, size in copies)
-            yield StagedBlock(run.file, first, length, need, tuple(copies))
+            yield StagedBlock(run.file, first, length, need, tuple(copies), start > 0)

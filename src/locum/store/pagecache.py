@@ -32,6 +32,9 @@ class PageCacheMover(ReaderMover[Run]):
             for start, length in split(run.length, BLOCK_BYTES)
         ]
 
+    def _joins(self, step: Run) -> bool:
+        return True
+
     def _serve(self, step: Run, slot: memoryview) -> Served:
         target = slot[step.at : step.at + step.length]
         asked, reads = self._files.read(step.file, target, step.offset, step.length)

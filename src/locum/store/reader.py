@@ -1,7 +1,8 @@
 """The thread pool under the real Movers: queue, priorities, cancelling, dependencies, counters.
 
-Threads take one *step* (a block) of the most urgent job at a time and put the job back, so a demanded expert
-overtakes speculation after one block at the latest. A job is in one thread's hands at a time.
+Threads take one *step* (a block) of the most urgent job at a time, so a demanded expert overtakes speculation
+after one block at the latest. Several threads may work on one job, at steps that do not build on each other: then
+the most urgent expert has the whole disk, and arrives before the next instead of together with it.
 """
 
 import heapq
@@ -50,7 +51,7 @@ class Served:
 class Job(Ticket, Generic[Step]):
     """A ticket with its steps. Everything but `state` and `error` belongs to the pool's lock."""
 
-    __slots__ = ("busy", "done", "followers", "order", "steps", "stop", "waiting")
+    __slots__ = ("busy", "done", "failure", "followers", "order", "parked", "steps", "stop", "taken", "waiting")
 
     def __init__(
         self,
@@ -64,8 +65,9 @@ class Job(Ticket, Generic[Step]):
     ) -> None:
         super().__init__(key, slot, priority, after)
         self.order, self.steps = order, steps
-        self.done = 0
-        self.busy = self.stop = False
+        self.taken = self.done = self.busy = 0
+        self.failure: Exception | None = None
+        self.stop = self.parked = False
         self.waiting = after is not None
         self.followers: list[Job[Step]] = []
 
@@ -101,6 +103,10 @@ class ReaderMover(Mover, Generic[Step]):
     @abstractmethod
     def _steps(self, key: int) -> Sequence[Step]:
         """The steps that bring `key`, in the order in which one thread at a time carries them out."""
+
+    @abstractmethod
+    def _joins(self, step: Step) -> bool:
+        """True when `step` may be carried out while others of its load are under way."""
 
     @abstractmethod
     def _serve(self, step: Step, slot: memoryview) -> Served:
@@ -142,7 +148,7 @@ class ReaderMover(Mover, Generic[Step]):
             if ticket.terminal or ticket.priority <= priority:
                 return
             ticket.priority = priority
-            if not ticket.busy and not ticket.waiting:
+            if not ticket.waiting:
                 self._enqueue(ticket)  # the old entry is skipped when it comes up
 
     def cancel(self, ticket: Ticket) -> bool:
@@ -225,8 +231,8 @@ class ReaderMover(Mover, Generic[Step]):
             one.followers.clear()
         self._ended.notify_all()
 
-    def _take(self) -> "Job[Step] | None":
-        """The most urgent job, now RUNNING and in this thread's hands; None when the Mover closes."""
+    def _take(self) -> "tuple[Job[Step], Step | None] | None":
+        """The most urgent job, now RUNNING, and its next step (None: it has none); None when the Mover closes."""
         with self._lock:
             while True:
                 if self._closed:
@@ -236,16 +242,27 @@ class ReaderMover(Mover, Generic[Step]):
                 if not self._queue:
                     self._work.wait(POLL_SECONDS if self._foreign else None)
                     continue
-                _, _, job = heapq.heappop(self._queue)
-                if job.terminal or job.busy:
-                    continue  # cancelled, or an entry from before it was promoted
-                job.busy, job.state = True, State.RUNNING
+                priority, _, job = self._queue[0]
+                step = job.steps[job.taken] if job.taken < len(job.steps) else None
+                idle = not (job.terminal or job.stop or job.failure)
+                if not idle or priority != job.priority or (job.busy and step is None):
+                    heapq.heappop(self._queue)  # ended or all taken, or an entry from before it was promoted
+                    continue
+                if job.busy and step is not None and not self._joins(step):
+                    heapq.heappop(self._queue)
+                    job.parked = True  # until what is under way has landed
+                    continue
+                job.taken += 1
+                if job.taken >= len(job.steps):
+                    heapq.heappop(self._queue)
+                job.busy += 1
+                job.state = State.RUNNING
                 if not self._active:
                     self._since = time.perf_counter()
                 self._active += 1
-                if self._foreign:
-                    self._work.notify()  # somebody else goes on looking
-                return job
+                if self._foreign or self._queue:
+                    self._work.notify()  # somebody else goes on
+                return job, step
 
     def _put_back(self, job: "Job[Step]", served: Served | None, error: Exception | None) -> None:
         with self._lock:
@@ -256,27 +273,30 @@ class ReaderMover(Mover, Generic[Step]):
                 self._bytes_read += served.bytes_read
                 self._bytes_copied += served.bytes_copied
                 self._reads += served.reads
-            job.busy = False
+            job.busy -= 1
             job.done += 1
+            job.failure = job.failure or error
+            if job.busy:
+                return  # the last one to put it back settles it
             if job.stop:
                 self._end(job, State.CANCELLED, None)
-            elif error is not None:
-                self._end(job, State.FAILED, error)
+            elif job.failure is not None:
+                self._end(job, State.FAILED, job.failure)
             elif job.done >= len(job.steps):
                 self._end(job, State.DONE, None)
-            else:
+            elif job.parked:
+                job.parked = False
                 self._enqueue(job)
 
     def _run(self) -> None:
-        while (job := self._take()) is not None:
+        while (taken := self._take()) is not None:
+            job, step = taken
             served: Served | None = None
             failure: Exception | None = None
             try:
-                if job.done < len(job.steps):
+                if step is not None:
                     begin = job.slot.offset
-                    served = self._serve(
-                        job.steps[job.done], self._arena.memory[begin : begin + job.slot.size]
-                    )
+                    served = self._serve(step, self._arena.memory[begin : begin + job.slot.size])
             except LocumError as error:
                 failure = error
             except Exception as error:  # a bug must end as a failed load, never as a hang
