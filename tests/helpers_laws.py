@@ -13,6 +13,7 @@ from helpers_models import reference_model
 from locum.backbone.index import expert_index
 from locum.backbone.linears import attach_linears
 from locum.backbone.load import load_backbone
+from locum.backbone.routers import find_routers
 from locum.backbone.runtime import attach
 from locum.engine.cache import request_cache
 from locum.engine.engine import expert_products
@@ -79,7 +80,7 @@ class Subject:
         chosen = ResidentsOptions(arena_bytes=slots * self.slot, **options)
         residents = Residents(self.index, self.model, 3, chosen)
         detach = attach(self.model, residents, self.experts, self.products.linear)
-        detach_linears = attach_linears(self.model, self.products)
+        detach_linears = attach_linears(self.model, self.products, find_routers(self.model))
         try:
             yield residents
         finally:

@@ -100,7 +100,7 @@ def test_native_products_of_one_row(checkpoints: Callable[..., Path], family: st
     subject = Subject(path)
     if subject.products.native.missing:
         pytest.skip(subject.products.native.missing)
-    assert {(192, 128), (128, 96)} <= {tuple(shape) for shape in subject.products.blocks}
+    assert {(192, 128), (128, 96)} <= {tuple(shape) for shape in subject.products.orders}
     for slots in arenas(subject):
         assert same_bits(subject.run(slots, prefetch="next-gate").logits, reference(path).logits)
 

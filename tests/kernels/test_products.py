@@ -70,9 +70,9 @@ def test_it_is_really_native(native: Native) -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        lambda w, x, y, o, i, block, t: (w, x, y, o, i, 32, t),
-        lambda w, x, y, o, i, block, t: (w, x, y, o, i, 2 * block + 32, t),
-        lambda w, x, y, o, i, block, t: (w + 2, x, y, o, i, block, t),
+        lambda w, x, y, o, i, block, span, t: (w, x, y, o, i, 32, span, t),
+        lambda w, x, y, o, i, block, span, t: (w, x, y, o, i, 2 * block + 32, span, t),
+        lambda w, x, y, o, i, block, span, t: (w + 2, x, y, o, i, block, span, t),
     ],
     ids=["shorter chains", "longer chains", "another place"],
 )
@@ -127,7 +127,55 @@ def test_what_was_not_tried_is_left_to_torch(native: Native) -> None:
 def test_without_the_library_everything_is_torchs() -> None:
     products = Products(Native("not built"), (1,))
     assert not products.try_shape((128, 96), torch.bfloat16)
-    assert not products.blocks
+    assert not products.orders
+
+
+def test_inputs_divided_among_threads(native: Native) -> None:
+    # few outputs, many inputs: oneDNN gives each thread a part of the inputs
+    calls: list[int] = []
+    products = Products(counting(native, calls), (1, 2))
+    assert products.try_shape((64, 2048), torch.bfloat16)
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            calls.clear()
+            for seed in range(300):
+                x, w = draw(1, 2048, seed=seed), draw(64, 2048, seed=seed + 1000)
+                assert torch.equal(products.linear(x, w), F.linear(x, w))
+            assert calls == [64] * 300
+    finally:
+        torch.set_num_threads(before)
+
+
+class Router(nn.Module):
+    """As transformers' routers: a weight of its own, multiplied in the middle."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(draw(64, 2048))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight).float().softmax(-1)
+
+
+def test_the_weight_of_a_router(native: Native) -> None:
+    router, x = Router(), draw(1, 2048)
+    right, weight = router(x), router.weight
+    calls: list[int] = []
+    detach = attach_linears(
+        router, Products(counting(native, calls), (torch.get_num_threads(),)), [router, None]
+    )
+    calls.clear()
+    assert torch.equal(router(x), right)
+    assert calls == [64]
+    routed = router.weight
+    assert isinstance(routed, nn.Parameter)
+    assert type(routed.float()) is type(routed + 1) is Tensor
+    assert list(router.state_dict()) == ["weight"]
+    assert torch.equal(router.state_dict()["weight"], weight)
+    detach()
+    assert router.weight is weight
 
 
 def test_the_layers_of_a_model_and_back(native: Native) -> None:

@@ -22,14 +22,18 @@ def native() -> Native:
     return found
 
 
-def product(native: Native, w: Words, x: Words, block: int, threads: int, *, skew: int = 0) -> Words:
+def product(
+    native: Native, w: Words, x: Words, block: int, threads: int, *, span: int = 1 << 20, skew: int = 0
+) -> Words:
     """y, computed from weights that begin `skew` words into a buffer, between two guards."""
     outputs, inputs = w.shape
     room = np.zeros(w.size + 32, np.uint16)
     placed = room[skew : skew + w.size]
     placed[:] = w.reshape(-1)
     y = np.full(outputs + 32, 0xBEEF, np.uint16)
-    native.linear_bf16(placed.ctypes.data, x.ctypes.data, y[16:].ctypes.data, outputs, inputs, block, threads)
+    native.linear_bf16(
+        placed.ctypes.data, x.ctypes.data, y[16:].ctypes.data, outputs, inputs, block, span, threads
+    )
     assert (y[:16] == 0xBEEF).all()
     assert (y[16 + outputs :] == 0xBEEF).all()
     return y[16 : 16 + outputs]
@@ -49,6 +53,7 @@ def words(random: np.random.Generator, *shape: int, scale: float = 1.0) -> Words
     outputs=st.integers(1, 70),
     inputs=st.integers(1, 300),
     block=st.sampled_from([32, 64, 128, 512, 1 << 20]),
+    span=st.sampled_from([1, 2, 3, 1 << 20]),
     threads=st.integers(1, 4),
     skew=st.integers(0, 31),
     scale=st.sampled_from([1.0, 1e-19, 3e-20, 1e18]),
@@ -59,6 +64,7 @@ def test_equal_to_the_twin(
     outputs: int,
     inputs: int,
     block: int,
+    span: int,
     threads: int,
     skew: int,
     scale: float,
@@ -66,7 +72,9 @@ def test_equal_to_the_twin(
 ) -> None:
     random = np.random.default_rng(seed)
     w, x = words(random, outputs, inputs, scale=scale), words(random, inputs, scale=scale)
-    assert same(product(native, w, x, block, threads, skew=skew), twin.linear_bf16(w, x, block))
+    assert same(
+        product(native, w, x, block, threads, span=span, skew=skew), twin.linear_bf16(w, x, block, span)
+    )
 
 
 @settings(max_examples=200, deadline=None)
@@ -76,7 +84,7 @@ def test_any_bits_at_all(native: Native, seed: int, inputs: int) -> None:
     random = np.random.default_rng(seed)
     w = random.integers(0, 1 << 16, (200, inputs)).astype(np.uint16)
     x = random.integers(0, 1 << 16, inputs).astype(np.uint16)
-    assert same(product(native, w, x, 512, 1), twin.linear_bf16(w, x, 512))
+    assert same(product(native, w, x, 512, 1), twin.linear_bf16(w, x, 512, 1 << 20))
 
 
 def test_the_twin_is_near_the_exact_product() -> None:
@@ -84,7 +92,7 @@ def test_the_twin_is_near_the_exact_product() -> None:
     random = np.random.default_rng(1)
     w, x = words(random, 50, 700), words(random, 700)
     exact = twin.from_bf16(w).astype(np.float64) @ twin.from_bf16(x).astype(np.float64)
-    got = twin.from_bf16(twin.linear_bf16(w, x, 512))
+    got = twin.from_bf16(twin.linear_bf16(w, x, 512, 1 << 20))
     assert np.abs(got - exact).max() < 2**-8 * np.abs(exact).max()
 
 

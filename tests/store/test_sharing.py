@@ -1,4 +1,4 @@
-"""Two readers on one load: the most urgent expert has the whole disk, and ends once, when all its blocks have."""
+"""Two readers on one load: it has the whole disk, and ends once, when all its blocks have."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -15,6 +15,7 @@ from locum.backbone.family import model_class, read_config
 from locum.backbone.index import expert_index, torch_dtype
 from locum.backbone.linears import attach_linears
 from locum.backbone.load import load_backbone
+from locum.backbone.routers import find_routers
 from locum.backbone.runtime import attach
 from locum.engine.cache import request_cache
 from locum.engine.defaults import Defaults, read_defaults
@@ -82,7 +83,10 @@ class Engine:
         self._governor = governor
         self.products = products
         experts = [len(layer.experts) for layer in residents.index.layers]
-        self._detach = [attach(model, residents, experts, products.linear), attach_linears(model, products)]
+        self._detach = [
+            attach(model, residents, experts, products.linear),
+            attach_linears(model, products, find_routers(model)),
+        ]
         self._requests = 0
         self._running: Stream | None = None
         self._kept: tuple[tuple[int, ...], Context] | None = None

@@ -2,14 +2,15 @@
 
 For one row, which is every decoded token, oneDNN lays a bfloat16 weight out anew at each call and reaches a
 third to a half of the memory's rate. The native product reads the weight as it lies, in oneDNN's own order
-of additions. Whether this torch, on this processor, for this very shape and these numbers of threads, adds in
-that order is asked by trial; where it does not, or where there is no native library, torch multiplies as
-before.
+of additions. Whether this torch, on this processor, for this very shape and number of threads, adds in an
+order that we know is asked by trial; where it does not, or where there is no native library, torch multiplies
+as before.
 
 Axes: N rows, O outputs, I inputs.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the name everybody gives it
@@ -17,12 +18,23 @@ from torch import Tensor
 
 from locum.native import Native
 
-BLOCKS = (512, 256, 1024, 128, 64, 1 << 20)
-"""Lengths of a chain of additions that are tried; the last one stands for a single chain."""
+ALL = 1 << 20
+BLOCKS = (512, 256, 1024, 128, 64, ALL)
+"""Lengths of a chain of additions that are tried."""
 TRIAL_ELEMENTS = 1 << 25
 """Weights up to this size are tried on numbers that tell every rounding, larger ones on their own values."""
 _DRAWS = 3
 _SPECIAL = (float("inf"), float("-inf"), float("nan"), -0.0, 1e-39, -1e-39, 3e38, -3e38, 1e-38)
+
+Trials = Callable[[], Iterator[tuple[Tensor, Tensor]]]
+"""Pairs of a row [1, I] and a weight [O, I] to compare products on; one may be changed between two pairs."""
+
+
+class Order(NamedTuple):
+    """An order of additions: chains of `block` inputs, sums of `span` chains."""
+
+    block: int
+    span: int
 
 
 class Products:
@@ -33,25 +45,27 @@ class Products:
 
     def __init__(self, native: Native, threads: Iterable[int]) -> None:
         self.native, self._threads = native, frozenset(threads)
-        self.blocks: dict[torch.Size, int] = {}
-        """The length of a chain of additions by shape [O, I] of what is computed natively."""
+        self.orders: dict[torch.Size, dict[int, Order]] = {}
+        """By shape [O, I] and number of threads, the order in which torch adds, for what is native."""
         self.refused: set[torch.Size] = set()
-        """Shapes for which torch adds in another order."""
+        """Shapes for which torch adds in an order that is not known."""
 
     def describe(self) -> str:
         """What multiplies one row, in a few words for people."""
         if self.native.missing is not None:
             return f"torch ({self.native.missing})"
-        if not self.blocks:
+        if not self.orders:
             return "torch"
         return "native where the bits are torch's" if self.refused else "native, torch's bits"
 
     def linear(self, x: Tensor, w_OI: Tensor, bias_O: Tensor | None = None) -> Tensor:
         """`F.linear(x, w_OI, bias_O)`, the same bits."""
-        block = self.blocks.get(w_OI.shape)
-        if block is None or bias_O is not None or not self._suits(x, w_OI):
+        orders = self.orders.get(w_OI.shape)
+        if orders is None or bias_O is not None or not _suits(x, w_OI):
             return F.linear(x, w_OI, bias_O)
-        return self._multiply(x, w_OI, block)
+        threads = torch.get_num_threads()
+        order = orders.get(threads)
+        return F.linear(x, w_OI) if order is None else self._multiply(x, w_OI, order, threads)
 
     def try_shape(self, shape: Iterable[int], dtype: torch.dtype) -> bool:
         """Find out whether weights of `shape` [O, I] can be multiplied natively; True when so.
@@ -59,60 +73,72 @@ class Products:
         Takes as much memory as such a weight for the moment.
         """
         size = torch.Size(shape)
-        if len(size) != 2 or not self._worth(size, dtype):
-            return False
-        if size not in self.blocks and size not in self.refused:
-            self._settle(size, _revealing(size))
-        return size in self.blocks
+        return len(size) == 2 and self._try(size, dtype, lambda: _revealing(size))
 
     def try_weight(self, w_OI: Tensor) -> bool:
         """As `try_shape`; a weight too large to make another of is tried on its own values."""
         if w_OI.numel() <= TRIAL_ELEMENTS:
             return self.try_shape(w_OI.shape, w_OI.dtype)
-        if not self._worth(w_OI.shape, w_OI.dtype) or not w_OI.is_contiguous():
+        return w_OI.is_contiguous() and self._try(w_OI.shape, w_OI.dtype, lambda: _plain(w_OI))
+
+    def _try(self, size: torch.Size, dtype: torch.dtype, trials: Trials) -> bool:
+        if self.native.missing is not None or dtype != torch.bfloat16 or min(size) < 1:
             return False
-        if w_OI.shape not in self.blocks and w_OI.shape not in self.refused:
-            self._settle(w_OI.shape, _plain(w_OI))
-        return w_OI.shape in self.blocks
-
-    def _worth(self, size: torch.Size, dtype: torch.dtype) -> bool:
-        return self.native.missing is None and dtype == torch.bfloat16 and min(size) > 0
-
-    def _suits(self, x: Tensor, w_OI: Tensor) -> bool:
-        return (
-            x.numel() == w_OI.shape[1]
-            and x.dtype is torch.bfloat16
-            and w_OI.dtype is torch.bfloat16
-            and w_OI.is_contiguous()
-            and x.is_contiguous()
-            and not torch.is_grad_enabled()
-            and torch.get_num_threads() in self._threads
-        )
-
-    def _multiply(self, x: Tensor, w_OI: Tensor, block: int) -> Tensor:
-        outputs, inputs = w_OI.shape
-        y = x.new_empty(*x.shape[:-1], outputs)
-        threads = torch.get_num_threads()
-        self.native.linear_bf16(w_OI.data_ptr(), x.data_ptr(), y.data_ptr(), outputs, inputs, block, threads)
-        return y
+        if size not in self.orders and size not in self.refused:
+            found = self._find_orders(size, trials)
+            if len(found) == len(self._threads):
+                self.orders[size] = found
+            else:
+                self.refused.add(size)
+        return size in self.orders
 
     @torch.inference_mode()
-    def _settle(self, size: torch.Size, trials: Iterator[tuple[Tensor, Tensor]]) -> None:
-        """Find the block that gives torch's bits in every trial at every number of threads."""
-        left = [block for block in BLOCKS if block < size[1]] + [BLOCKS[-1]]
-        before = torch.get_num_threads()
+    def _find_orders(self, size: torch.Size, trials: Trials) -> dict[int, Order]:
+        """By number of threads, the order that gives torch's bits in every trial."""
+        before, found = torch.get_num_threads(), {}
         try:
-            for x, w_OI in trials:
-                for count in sorted(self._threads):
-                    torch.set_num_threads(count)
+            for threads in self._threads:
+                torch.set_num_threads(threads)
+                left = _candidates(size[1], threads)
+                for x, w_OI in trials():
                     right = F.linear(x, w_OI)
-                    left = [block for block in left if _same(self._multiply(x, w_OI, block), right)]
-                if not left:
-                    self.refused.add(size)
-                    return
+                    left = [o for o in left if _same(self._multiply(x, w_OI, o, threads), right)]
+                    if not left:
+                        break
+                else:
+                    found[threads] = left[0]
         finally:
             torch.set_num_threads(before)
-        self.blocks[size] = left[0]
+        return found
+
+    def _multiply(self, x: Tensor, w_OI: Tensor, order: Order, threads: int) -> Tensor:
+        outputs, inputs = w_OI.shape
+        y = x.new_empty(*x.shape[:-1], outputs)
+        self.native.linear_bf16(
+            w_OI.data_ptr(), x.data_ptr(), y.data_ptr(), outputs, inputs, order.block, order.span, threads
+        )
+        return y
+
+
+def _suits(x: Tensor, w_OI: Tensor) -> bool:
+    return (
+        x.numel() == w_OI.shape[1]
+        and x.dtype is torch.bfloat16
+        and w_OI.dtype is torch.bfloat16
+        and w_OI.is_contiguous()
+        and x.is_contiguous()
+        and not torch.is_grad_enabled()
+    )
+
+
+def _candidates(inputs: int, threads: int) -> list[Order]:
+    """The orders to try: one sum of all chains, or the chains divided among up to `threads` sums."""
+    orders = []
+    for block in [block for block in BLOCKS if block < inputs] + [ALL]:
+        chains = -(-inputs // block)
+        spans = {-(-chains // parts) for parts in range(2, min(threads, chains) + 1)}
+        orders += [Order(block, span) for span in (ALL, *sorted(spans, reverse=True))]
+    return orders
 
 
 def _revealing(size: torch.Size) -> Iterator[tuple[Tensor, Tensor]]:

@@ -19,9 +19,9 @@ CHOICES = ("auto", "reference")
 class Native:
     """What of the library can run here. `missing` says why a product has to be left to torch, None when not.
 
-    `linear_bf16(w, x, y, outputs, inputs, block, threads)` takes addresses: y[outputs] = w[outputs, inputs]
-    x[inputs] in bfloat16, added in chains of `block` inputs (a multiple of 32), see linear.cpp. It frees the
-    interpreter lock. The twin is `twin.linear_bf16`.
+    `linear_bf16(w, x, y, outputs, inputs, block, span, threads)` takes addresses: y[outputs] = w[outputs,
+    inputs] x[inputs] in bfloat16, added in chains of `block` inputs (a multiple of 32) and sums of `span`
+    chains, see linear.cpp. It frees the interpreter lock. The twin is `twin.linear_bf16`.
     """
 
     missing: str | None
@@ -49,5 +49,5 @@ def _open() -> Native:
         return Native("this processor has no AVX-512 BF16")
     linear = library.locum_linear_bf16
     pointer, size = ctypes.c_void_p, ctypes.c_int64
-    linear.argtypes, linear.restype = [pointer, pointer, pointer, size, size, size, ctypes.c_int], None
+    linear.argtypes, linear.restype = [pointer, pointer, pointer, size, size, size, size, ctypes.c_int], None
     return Native(None, linear)

@@ -1,7 +1,8 @@
 // y = W x for one row x in bfloat16, in the very order of additions in which oneDNN's matrix product does it.
 //
 // Output o is a chain of VDPBF16PS over pairs of inputs, two at a time, in ascending order, in float32; after
-// every `block` inputs a new chain begins, and the chains are added up in order. The result is rounded once.
+// every `block` inputs a new chain begins. Chains are added up in order, and after every `span` chains a new sum
+// begins (where oneDNN divides the inputs among threads); these are added up too. The result is rounded once.
 // oneDNN lays weights out anew for this at every call. Here they are read once, as they lie, sixteen rows at a
 // time, and turned round in registers. So it runs at the speed of memory.
 //
@@ -27,7 +28,7 @@ constexpr std::int64_t kChunkBytes = 256 << 10;  // of weights, about 10 us
 struct Product {
     const std::uint16_t *w, *x;
     std::uint16_t *y;
-    std::int64_t outputs, inputs, block, chunk_rows;
+    std::int64_t outputs, inputs, block, span, chunk_rows;
 };
 
 #if defined(__x86_64__)
@@ -100,13 +101,16 @@ LOCUM_BF16 void rows(void *context, std::int64_t chunk) {
     const std::int64_t last = std::min(p.outputs, (chunk + 1) * p.chunk_rows);
     for (std::int64_t o = chunk * p.chunk_rows; o < last; o += kRows) {
         const std::int64_t here = std::min(kRows, last - o);
-        __m512 total = _mm512_setzero_ps();
-        for (std::int64_t i = 0; i < p.inputs; i += p.block) {
+        const std::uint16_t *w = p.w + o * p.inputs;
+        __m512 total = _mm512_setzero_ps(), sum = total;
+        for (std::int64_t i = 0, chains = 0; i < p.inputs; i += p.block, ++chains) {
             const std::int64_t end = std::min(p.inputs, i + p.block);
-            const std::uint16_t *w = p.w + o * p.inputs;
             const __m512 acc = here == kRows ? chain(p, w, kRows, i, end) : chain(p, w, here, i, end);
-            total = i == 0 ? acc : _mm512_add_ps(total, acc);
+            const bool begins = chains % p.span == 0;
+            if (begins && chains > 0) total = chains == p.span ? sum : _mm512_add_ps(total, sum);
+            sum = begins ? acc : _mm512_add_ps(sum, acc);
         }
+        total = p.inputs <= p.span * p.block ? sum : _mm512_add_ps(total, sum);
         const auto rounded = (__m256i)_mm512_cvtneps_pbh(total);
         _mm256_mask_storeu_epi16(p.y + o, static_cast<__mmask16>((1u << here) - 1), rounded);
     }
@@ -128,18 +132,20 @@ __attribute__((visibility("default"))) int locum_has_bf16() {
 #endif
 }
 
-// y[outputs] = w[outputs, inputs] x[inputs] in bfloat16, in chains of `block` inputs (a positive multiple of 32),
-// on at most `threads` threads. The bits of y do not depend on `threads` nor on where the weights lie.
+// y[outputs] = w[outputs, inputs] x[inputs] in bfloat16, in chains of `block` inputs (a positive multiple of 32) and
+// sums of `span` chains, on at most `threads` threads. The bits of y depend neither on `threads` nor on where the
+// weights lie.
 __attribute__((visibility("default"))) void locum_linear_bf16(const std::uint16_t *w, const std::uint16_t *x,
                                                               std::uint16_t *y, std::int64_t outputs,
-                                                              std::int64_t inputs, std::int64_t block, int threads) {
+                                                              std::int64_t inputs, std::int64_t block, std::int64_t span,
+                                                              int threads) {
 #if defined(__x86_64__)
     const std::int64_t row_bytes = 2 * std::max<std::int64_t>(inputs, 1);
     const std::int64_t groups = std::max<std::int64_t>(1, kChunkBytes / (kRows * row_bytes));
-    Product product{w, x, y, outputs, inputs, block, groups * kRows};
+    Product product{w, x, y, outputs, inputs, block, span, groups * kRows};
     locum::parallel(rows, &product, (outputs + product.chunk_rows - 1) / product.chunk_rows, threads);
 #else
-    (void)w, (void)x, (void)y, (void)outputs, (void)inputs, (void)block, (void)threads;
+    (void)w, (void)x, (void)y, (void)outputs, (void)inputs, (void)block, (void)span, (void)threads;
 #endif
 }
 }

@@ -3,6 +3,8 @@
 Axes: O outputs, I inputs.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -22,24 +24,34 @@ def to_bf16(values: NDArray[np.float32]) -> NDArray[np.uint16]:
     return np.where(np.isnan(values), (bits >> 16 | 0x40).astype(np.uint16), rounded)
 
 
-def linear_bf16(w_OI: NDArray[np.uint16], x_I: NDArray[np.uint16], block: int) -> NDArray[np.uint16]:
+def linear_bf16(
+    w_OI: NDArray[np.uint16], x_I: NDArray[np.uint16], block: int, span: int
+) -> NDArray[np.uint16]:
     """`w_OI @ x_I` in bfloat16 words, [O], as VDPBF16PS adds up.
 
     In float32: each step adds the products of two inputs, the second of the pair first, each addition rounded
-    to nearest even, subnormal numbers taken and given as zeros. After `block` inputs a new sum begins; the
-    sums are added up in order.
+    to nearest even, subnormal numbers taken and given as zeros. After `block` inputs a new chain begins;
+    `span` chains are added up in order, and then these sums.
     """
     w, x = _flush(from_bf16(w_OI)), _flush(from_bf16(x_I))
     if w.shape[1] % 2:
         w, x = np.pad(w, ((0, 0), (0, 1))), np.pad(x, (0, 1))
-    total = np.zeros(len(w), np.float32)
+    chains = []
     with np.errstate(all="ignore"):
         for begin in range(0, w.shape[1], block):
             chain = np.zeros(len(w), np.float32)
             for i in range(begin, min(begin + block, w.shape[1]), 2):
                 chain = _step(_step(chain, w[:, i + 1], x[i + 1]), w[:, i], x[i])
-            total = chain if begin == 0 else total + chain
-    return to_bf16(total)
+            chains.append(chain)
+        sums = [_sum(chains[begin : begin + span]) for begin in range(0, len(chains), span)]
+        return to_bf16(_sum(sums))
+
+
+def _sum(terms: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+    total = terms[0]
+    for term in terms[1:]:
+        total = total + term
+    return total
 
 
 def _step(total: NDArray[np.float32], w: NDArray[np.float32], x: np.float32) -> NDArray[np.float32]:

@@ -40,8 +40,8 @@ class DirectBlock:
     """Read [offset, offset + length) of `file` straight to byte `at` of the slot; all multiples of 4096.
 
     The first `need` bytes must arrive (the rest may lie past the end of the file). The first `keep` bytes at
-    `at` belong to what landed before and are put back afterwards. `joins`: it goes on where the block before it
-    ends, so both may be read at once; other blocks may overlap at their rims, and are read one after the other.
+    `at` belong to what landed before and are put back afterwards. `joins`: it goes on where the block before
+    it ends, so both may be read at once; other blocks may overlap at their rims and are read one by one.
     """
 
     file: int
@@ -57,8 +57,8 @@ class DirectBlock:
 class StagedBlock:
     """Read [offset, offset + length) of `file` to the staging buffer, then carry out `copies`.
 
-    Each copy is (byte in staging, byte in slot, length). `offset` and `length` are multiples of 4096. `joins` as
-    for a direct block.
+    Each copy is (byte in staging, byte in slot, length). `offset` and `length` are multiples of 4096. `joins`
+    as for a direct block.
     """
 
     file: int

@@ -1,8 +1,8 @@
 """The thread pool under the real Movers: queue, priorities, cancelling, dependencies, counters.
 
 Threads take one *step* (a block) of the most urgent job at a time, so a demanded expert overtakes speculation
-after one block at the latest. Several threads may work on one job, at steps that do not build on each other: then
-the most urgent expert has the whole disk, and arrives before the next instead of together with it.
+after one block at the latest. Several threads may work on one job, at steps that do not build on each other:
+then the most urgent expert has the whole disk, and arrives before the next instead of together with it.
 """
 
 import heapq
@@ -51,7 +51,9 @@ class Served:
 class Job(Ticket, Generic[Step]):
     """A ticket with its steps. Everything but `state` and `error` belongs to the pool's lock."""
 
-    __slots__ = ("busy", "done", "failure", "followers", "order", "parked", "steps", "stop", "taken", "waiting")
+    __slots__ = (
+        "busy", "done", "failure", "followers", "order", "parked", "steps", "stop", "taken", "waiting",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -232,7 +234,7 @@ class ReaderMover(Mover, Generic[Step]):
         self._ended.notify_all()
 
     def _take(self) -> "tuple[Job[Step], Step | None] | None":
-        """The most urgent job, now RUNNING, and its next step (None: it has none); None when the Mover closes."""
+        """The most urgent job, now RUNNING, and its next step, if it has any. None when the Mover closes."""
         with self._lock:
             while True:
                 if self._closed:
