@@ -1,15 +1,14 @@
 """Rows of a benchmark, kept as `locum.bench/1` JSON with a table for people beside it."""
 
 import json
-import os
 import statistics
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from locum.errors import LocumError
+from locum.files import write_text
 
 SCHEMA = "locum.bench/1"
 _MEND = "Remove it to measure again"
@@ -51,19 +50,6 @@ def spread(values: Iterable[float | None]) -> dict[str, float] | None:
     return {"median": statistics.median(known), "min": min(known), "max": max(known)}
 
 
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as out:
-            out.write(text)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-
-
 def save(folder: Path, piece: str, result: Result, sources: str) -> None:
     """Write `piece`.json and `piece`.md into `folder`; `sources` identifies the code that was measured."""
     document = {
@@ -73,8 +59,8 @@ def save(folder: Path, piece: str, result: Result, sources: str) -> None:
         "targets": [asdict(target) for target in result.targets],
         "rows": result.rows,
     }
-    _write(folder / f"{piece}.md", markdown(piece, result))
-    _write(folder / f"{piece}.json", json.dumps(document, indent=1, allow_nan=False) + "\n")
+    write_text(folder / f"{piece}.md", markdown(piece, result))
+    write_text(folder / f"{piece}.json", json.dumps(document, indent=1, allow_nan=False) + "\n")
 
 
 def load(folder: Path, piece: str) -> tuple[Result, str] | None:

@@ -10,13 +10,13 @@ import math
 import os
 import platform
 import re
-import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from locum.files import write_json
 from locum.machine.disk import measure_disk
 from locum.machine.limits import cpu_count
 from locum.machine.memory import measure_memory
@@ -53,16 +53,8 @@ class MachineProfile:
         return max(self.memory_read_bytes_s.values())
 
     def save(self, path: Path) -> None:
-        """Write as JSON under a temporary name, then rename. Raises `OSError`."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as out:
-                json.dump(asdict(self), out, indent=1)
-            os.replace(temporary, path)
-        except BaseException:
-            os.unlink(temporary)
-            raise
+        """Write as JSON. Raises `OSError`."""
+        write_json(path, asdict(self), indent=1)
 
     @classmethod
     def load(cls, path: Path) -> "MachineProfile | None":

@@ -6,14 +6,13 @@ multiple of 64 bytes. A *span* says which run of a file fills which run of the i
 """
 
 import json
-import os
-import tempfile
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
 from locum.errors import CheckpointError
+from locum.files import write_json
 
 SCHEMA = "locum.index/1"
 ALIGN = 64
@@ -112,17 +111,8 @@ class ExpertIndex:
         return sum(span.length for span in self.spans(key))
 
     def save(self, path: Path) -> None:
-        """Write as JSON under a temporary name, then rename: a reader sees the old file, the new or none."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        document = {"schema": SCHEMA, **asdict(self)}
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
-        try:
-            with os.fdopen(handle, "w") as out:
-                json.dump(document, out, separators=(",", ":"))
-            os.replace(temporary, path)
-        except BaseException:
-            os.unlink(temporary)
-            raise
+        """Write as JSON; a reader sees the old file, the new or none."""
+        write_json(path, {"schema": SCHEMA, **asdict(self)})
 
     @classmethod
     def load(cls, path: Path) -> "ExpertIndex":

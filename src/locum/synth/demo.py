@@ -2,11 +2,11 @@
 
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 from pathlib import Path
 
+from locum.files import write_json
 from locum.synth.shapes import shape
 from locum.synth.writer import write_checkpoint
 
@@ -36,13 +36,6 @@ def _intact(folder: Path, record: Path) -> bool:
         return False
 
 
-def _record(folder: Path, record: Path) -> None:
-    handle, temporary = tempfile.mkstemp(dir=record.parent, prefix=record.name, suffix=".part")
-    with os.fdopen(handle, "w", encoding="utf-8") as out:
-        json.dump({"schema": SCHEMA, "files": _digests(folder)}, out, indent=2)
-    os.replace(temporary, record)
-
-
 def demo_model(cache_dir: str | Path) -> Path:
     """The folder of the demo checkpoint below `cache_dir`, made when it is not there or not intact.
 
@@ -59,7 +52,7 @@ def demo_model(cache_dir: str | Path) -> Path:
     # Made apart and moved in, so that two that start together both end with a whole model.
     with tempfile.TemporaryDirectory(dir=cache, prefix=".demo-") as apart:
         made = write_checkpoint(config, Path(apart) / "model").path
-        _record(made, record)
+        write_json(record, {"schema": SCHEMA, "files": _digests(made)}, indent=2)
         if not _intact(folder, record):  # otherwise another process moved its own in meanwhile
             shutil.rmtree(folder, ignore_errors=True)
             made.rename(folder)
