@@ -18,7 +18,7 @@ from huggingface_hub import errors
 
 from helpers_checkpoint import qwen3_moe, write_checkpoint
 from locum.errors import CheckpointError, ModelError, UsageError
-from locum.model import Checkpoint, resolve
+from locum.model import Checkpoint, MoESpec, resolve
 
 COMMIT = "c0ffee" + "0" * 34
 
@@ -86,19 +86,20 @@ class Hub:
     def file(self, request: BaseHTTPRequestHandler, name: str, *, body: bool) -> None:
         content = (self.folder / name).read_bytes()
         asked = request.headers.get("Range")
-        start = int(asked.removeprefix("bytes=").split("-")[0]) if asked else 0
+        first, _, last = asked.removeprefix("bytes=").partition("-") if asked else ("0", "", "")
+        start, end = int(first), min(int(last or len(content)) + 1, len(content))
         request.send_response(206 if asked else 200)
         request.send_header("ETag", f'"{hashlib.sha1(content).hexdigest()}"')
         request.send_header("X-Repo-Commit", COMMIT)
-        request.send_header("Content-Length", str(len(content) - start))
+        request.send_header("Content-Length", str(end - start))
         if asked:
-            request.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+            request.send_header("Content-Range", f"bytes {start}-{end - 1}/{len(content)}")
         request.end_headers()
         if not body:
             return
-        self.served.append(f"{name}@{start}" if start else name)
+        self.served.append(f"{name}[:{end}]" if last else f"{name}@{start}" if start else name)
         cut = self.cut.pop(name, None)
-        request.wfile.write(content[start:cut])
+        request.wfile.write(content[start : min(end, cut or end)])
         if cut is not None:
             request.close_connection = True
 
@@ -149,16 +150,18 @@ def hub(tmp_path: Path) -> Iterator[Hub]:
     served.close()
 
 
-def ask(home: Path, models: list[str], **environment: str) -> list[list[str]]:
+def ask(home: Path, models: list[str], call: str = "resolve(model)", **environment: str) -> list[list[str]]:
     """Resolve in a process of its own, as the client reads its settings once. [kind, text] for each model."""
     code = (
         "import json, sys\n"
         "from locum.errors import LocumError\n"
+        "from pathlib import Path\n"
         "from locum.model import resolve\n"
+        "from locum.model.glance import glance\n"
         "out = []\n"
         "for model in sys.argv[1:]:\n"
         "    try:\n"
-        "        out.append(['Path', str(resolve(model))])\n"
+        f"        out.append(['Path', str({call})])\n"
         "    except LocumError as error:\n"
         "        out.append([type(error).__name__, str(error)])\n"
         "assert 'torch' not in sys.modules\n"
@@ -345,3 +348,44 @@ def test_the_weights_are_of_the_commit_that_the_index_came_from(
     assert calls[1]["allow_patterns"] == ["x.safetensors"]
     patterns = [*calls[0]["allow_patterns"], *calls[1]["allow_patterns"]]
     assert not any(pattern.endswith((".bin", ".pt", ".pkl", ".py", "*")) for pattern in patterns)
+
+
+def test_a_glance_fetches_headers_only(hub: Hub, tmp_path: Path) -> None:
+    home, call = tmp_path / "home", f"glance(model, Path({str(tmp_path / 'headers')!r}))"
+    [[kind, text]] = ask(home, ["org/model@v1"], call, HF_ENDPOINT=hub.url)
+    assert kind == "Path"
+    fetched = [name for name in hub.served if ".safetensors" in name and not name.endswith(".json")]
+    assert len(fetched) == 3
+    assert all(name.endswith("]") for name in fetched)  # asked for by range, never whole
+    seen, real = Checkpoint.open(text), Checkpoint.open(hub.folder)
+    assert MoESpec.of(seen) == MoESpec.of(real)
+    assert {name: info.shape for name, info in seen.tensors.items()} == {
+        name: info.shape for name, info in real.tensors.items()
+    }
+    # the same again needs neither weights nor the hub; running it does not take hollow files for real ones
+    hub.served.clear()
+    assert ask(home, ["org/model@v1"], call, HF_ENDPOINT=hub.url, HF_HUB_OFFLINE="1") == [[kind, text]]
+    assert not hub.served
+    [[kind, whole]] = ask(home, ["org/model"], HF_ENDPOINT=hub.url)
+    assert kind == "Path"
+    assert whole != text
+    # what is downloaded already is looked at where it lies
+    assert ask(home, ["org/model"], call, HF_ENDPOINT=hub.url) == [["Path", whole]]
+
+
+def test_a_glance_at_nothing(hub: Hub, tmp_path: Path) -> None:
+    call = f"glance(model, Path({str(tmp_path / 'headers')!r}))"
+    asked = ["org/absent", "no such thing", str(hub.folder)]
+    absent, neither, folder = ask(tmp_path / "home", asked, call, HF_ENDPOINT=hub.url)
+    assert absent[0] == "ModelError"
+    assert neither[0] == "UsageError"
+    assert folder == ["Path", str(hub.folder)]
+    assert not (tmp_path / "headers").exists()
+
+
+def test_a_glance_cut_off_leaves_nothing(hub: Hub, tmp_path: Path) -> None:
+    hub.cut = {file.name: 40 for file in hub.folder.glob("model-00002*.safetensors")}
+    call = f"glance(model, Path({str(tmp_path / 'headers')!r}))"
+    [[kind, text]] = ask(tmp_path / "home", ["org/model"], call, HF_ENDPOINT=hub.url)
+    assert kind == "ModelError", text
+    assert not (tmp_path / "headers").exists()

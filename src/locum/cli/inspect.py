@@ -26,14 +26,14 @@ def inspect(
     Parameters
     ----------
     model
-        A folder in Hugging Face format, or a hub id, which is downloaded first.
+        A folder in Hugging Face format, or a hub id, of which only the headers are fetched.
     """
     with Output(output_options) as output:
-        from locum.machine.profile import load_cached
-        from locum.model.hub import resolve
+        from locum.machine.profile import cache_folder, load_cached
+        from locum.model.glance import glance
         from locum.model.inspect import inspect as look
 
-        found = look(resolve(model))
+        found = look(glance(model, cache_folder() / "headers"))
         profile = load_cached(found.path)
         found = replace(found, ceilings=None if profile is None else ceilings_of(found.spec, profile))
         output.result(found.to_json())

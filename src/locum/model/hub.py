@@ -26,10 +26,16 @@ def resolve(model: str | Path) -> Path:
     Raises `UsageError` when it is neither a folder nor an id, `ModelError` when the hub does not have it,
     does not give it, or cannot be reached and the cache does not have it.
     """
+    asked = split_id(model)
+    return Path(model).expanduser() if asked is None else _download(*asked)
+
+
+def split_id(model: str | Path) -> tuple[str, str | None] | None:
+    """(repository, revision) of a hub id; None when `model` is a folder. Raises `UsageError` for neither."""
     name = str(model)
     folder = Path(model).expanduser()
     if folder.is_dir() and name:  # pathlib takes an empty name for the current folder
-        return folder
+        return None
     if folder.is_file():
         raise UsageError(
             "a model is a folder", allowed="a folder in Hugging Face format", got=f"the file {name}"
@@ -39,24 +45,24 @@ def resolve(model: str | Path) -> Path:
             "no such model folder", allowed="a folder, or a hub id such as org/name", got=repr(name)
         )
     repository, _, revision = name.partition("@")
-    return _download(repository, revision or None)
+    return repository, revision or None
 
 
 def _download(repository: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
 
-    with _hub_errors(repository, revision):
+    with hub_errors(repository, revision):
         folder = Path(
             snapshot_download(
                 repository, revision=revision, allow_patterns=list(SMALL), ignore_patterns=list(ELSEWHERE)
             )
         )
         # the commit just found, so that both calls mean the same files even if the branch moves meanwhile
-        snapshot_download(repository, revision=folder.name, allow_patterns=_weights(folder))
+        snapshot_download(repository, revision=folder.name, allow_patterns=weight_names(folder))
     return folder
 
 
-def _weights(folder: Path) -> list[str]:
+def weight_names(folder: Path) -> list[str]:
     """Which weight files to fetch: those of the index; without one the usual file, or whatever there is."""
     index = read_json(folder / INDEX)
     if index is None:
@@ -69,7 +75,7 @@ def _weights(folder: Path) -> list[str]:
 
 
 @contextmanager
-def _hub_errors(repository: str, revision: str | None) -> Iterator[None]:
+def hub_errors(repository: str, revision: str | None) -> Iterator[None]:
     """Turn the hub's exceptions into ours, with a remedy."""
     from huggingface_hub import errors
 
