@@ -1,6 +1,8 @@
 """Products keep torch's bits: what adds in another order is found out and left to torch."""
 
+import copy
 import ctypes
+import pickle
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -83,10 +85,12 @@ def test_another_order_of_additions_is_refused(native: Native, change: Callable[
     assert torch.equal(products.linear(x, w), F.linear(x, w))
 
 
-def test_one_wrong_bit_in_a_large_weight_is_found(native: Native, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_weight_is_tried_on_its_own_values(native: Native, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "TRIAL_ELEMENTS", 0)
-    w = draw(512, 600)
-    assert Products(native, (1,)).try_weight(w)
+    w = draw(4000, 1500)
+    products = Products(native, (1, 2))
+    assert products.try_weight(w)
+    assert all(order.block == 512 for order in products.orders[w.shape].values())
 
     def flip(*args: Any) -> None:
         native.linear_bf16(*args)
@@ -94,6 +98,14 @@ def test_one_wrong_bit_in_a_large_weight_is_found(native: Native, monkeypatch: p
         word.value ^= 1
 
     assert not Products(Native(None, flip), (1,)).try_weight(w)
+
+
+def test_a_trial_that_tells_nothing_counts_for_nothing(
+    native: Native, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "TRIAL_ELEMENTS", 0)
+    w = torch.zeros(4000, 1500, dtype=torch.bfloat16)  # every order of additions is right
+    assert not Products(native, (1,)).try_weight(w)
 
 
 def test_what_was_not_tried_is_left_to_torch(native: Native) -> None:
@@ -117,6 +129,16 @@ def test_what_was_not_tried_is_left_to_torch(native: Native) -> None:
         products.linear(draw(1, 96), w)
     finally:
         torch.set_num_threads(threads)
+    with torch.autocast("cpu", torch.float16):
+        assert products.linear(draw(1, 96), w).dtype == torch.float16
+    with torch.backends.mkldnn.flags(enabled=False):
+        assert torch.equal(products.linear(draw(1, 96), w), F.linear(draw(1, 96), w))
+    meta = products.linear(draw(1, 96).to("meta"), w.to("meta"))
+    assert meta.is_meta
+    assert meta.shape == (1, 128)
+    for wrong in (draw(96, 1), draw(2, 48)):
+        with pytest.raises(RuntimeError):
+            products.linear(wrong, w)
     with torch.inference_mode(mode=False), torch.enable_grad():
         weight = draw(128, 96).requires_grad_()
         products.linear(draw(1, 96), weight).sum().backward()
@@ -192,3 +214,35 @@ def test_the_layers_of_a_model_and_back(native: Native) -> None:
     detach()
     assert torch.equal(model(x), right)
     assert calls == [128]
+
+
+def test_models_are_copied_and_saved_while_attached(native: Native) -> None:
+    with torch.inference_mode(mode=False), torch.no_grad():
+        model = nn.Sequential(nn.Linear(96, 2048, bias=False).bfloat16(), Router())
+        x = draw(1, 96)
+        right = model(x)
+        detach = attach_linears(model, Products(native, (torch.get_num_threads(),)), [model[1]])
+        for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+            assert torch.equal(twin(x), right)
+            assert type(twin[1].weight) is nn.Parameter
+            assert twin[1].weight.data_ptr() != model[1].weight.data_ptr()
+        detach()
+
+
+def test_detaching_leaves_what_others_have_done(native: Native) -> None:
+    model = nn.Sequential(nn.Linear(96, 2048, bias=False).bfloat16(), Router())
+    threads = (torch.get_num_threads(),)
+    wrapped = model[0].forward
+    model[0].forward = lambda x: wrapped(x) * 2
+    x = draw(1, 96)
+    right = model(x)
+    first = attach_linears(model, Products(native, threads), [model[1]])
+    second = attach_linears(model, Products(native, threads), [model[1]])
+    assert torch.equal(model(x), right)
+    model[1].weight.data = torch.ones_like(model[1].weight)
+    first()
+    second()
+    assert torch.equal(model(x), model[1](model[0](x)))
+    assert type(model[1].weight) is nn.Parameter
+    assert bool((model[1].weight == 1).all())
+    assert "forward" in vars(model[0])

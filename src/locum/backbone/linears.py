@@ -27,6 +27,16 @@ class RoutedWeight(nn.Parameter):
         made.products = products
         return made
 
+    def __deepcopy__(self, memo: dict[int, object]) -> nn.Parameter:
+        return cast("nn.Parameter", memo.setdefault(id(self), self.plain().__deepcopy__(memo)))
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return self.plain().__reduce_ex__(protocol)
+
+    def plain(self) -> nn.Parameter:
+        """The same memory as an ordinary parameter."""
+        return nn.Parameter(torch.Tensor.detach(self), self.requires_grad)
+
     @classmethod
     def __torch_function__(
         cls,
@@ -53,26 +63,51 @@ def attach_linears(
 ) -> Callable[[], None]:
     """Let `products` multiply for `model`'s linear layers and for `routers` with a two-dimensional `weight`.
 
-    Returns the function that undoes it.
+    Returns the function that undoes it, and leaves alone what somebody else has put there meanwhile.
     """
-    layers = [module for module in linear_layers(model) if products.try_weight(module.weight)]
-    for module in layers:
-        module.forward = partial(_forward, module, products)  # type: ignore[method-assign]
-    weights: list[tuple[nn.Module, Tensor]] = []
-    for router in routers:
-        weight = router._parameters.get("weight") if router is not None else None
-        if router is not None and weight is not None and weight.dim() == 2 and products.try_weight(weight):
-            weights.append((router, weight))
-            router._parameters["weight"] = RoutedWeight.of(weight, products)
+    undo = [
+        *[
+            _attach_layer(layer, products)
+            for layer in linear_layers(model)
+            if products.try_weight(layer.weight)
+        ],
+        *[_attach_router(router, products) for router in routers if router is not None],
+    ]
 
     def detach() -> None:
-        for module in layers:
-            del module.forward
-        for router, weight in weights:
-            router._parameters["weight"] = cast("nn.Parameter", weight)
+        for step in undo:
+            step()
 
     return detach
 
 
-def _forward(module: nn.Linear, products: Products, x: Tensor) -> Tensor:
-    return products.linear(x, module.weight)
+def _attach_layer(layer: nn.Linear, products: Products) -> Callable[[], None]:
+    if "forward" in vars(layer):  # somebody has wrapped it: theirs to decide
+        return lambda: None
+    ours = partial(_forward, layer, products)
+    layer.forward = ours  # type: ignore[method-assign]
+
+    def detach() -> None:
+        if vars(layer).get("forward") is ours:
+            del layer.forward
+
+    return detach
+
+
+def _attach_router(router: nn.Module, products: Products) -> Callable[[], None]:
+    weight = router._parameters.get("weight")
+    if type(weight) is not nn.Parameter or weight.dim() != 2 or not products.try_weight(weight):
+        return lambda: None
+    ours = RoutedWeight.of(weight, products)
+    router._parameters["weight"] = ours
+
+    def detach() -> None:
+        if router._parameters.get("weight") is ours:
+            weight.data = ours.data  # moved or cast meanwhile, perhaps
+            router._parameters["weight"] = weight
+
+    return detach
+
+
+def _forward(layer: nn.Linear, products: Products, x: Tensor) -> Tensor:
+    return products.linear(x, layer.weight)

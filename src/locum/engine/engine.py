@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -83,10 +84,10 @@ class Engine:
         self._governor = governor
         self.products = products
         experts = [len(layer.experts) for layer in residents.index.layers]
-        self._detach = [
-            attach(model, residents, experts, products.linear),
-            attach_linears(model, products, find_routers(model)),
-        ]
+        self._closing = ExitStack()  # each step is taken even if another fails
+        self._closing.callback(residents.close)
+        self._closing.callback(attach_linears(model, products, find_routers(model)))
+        self._closing.callback(attach(model, residents, experts, products.linear))
         self._requests = 0
         self._running: Stream | None = None
         self._kept: tuple[tuple[int, ...], Context] | None = None
@@ -203,9 +204,7 @@ class Engine:
         if self._running is not None:
             self._running.close()
         self._closed = True
-        for detach in self._detach:
-            detach()
-        self.residents.close()
+        self._closing.close()
 
     def __enter__(self) -> Self:
         return self

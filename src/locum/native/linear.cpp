@@ -10,6 +10,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <cstring>
 
 #include "pool.h"
 
@@ -60,10 +61,12 @@ LOCUM_BF16 inline __attribute__((always_inline)) __m512 multiply(__m512i z[16], 
         p[8 + j] = _mm512_shuffle_i32x4(a, c, 0xdd);
         p[12 + j] = _mm512_shuffle_i32x4(b, d, 0xdd);
     }
-    const auto *pair = reinterpret_cast<const std::int32_t *>(x);
 #pragma GCC unroll 16
-    for (int i = 0; i < 16; ++i)
-        if (i < pairs) acc = _mm512_dpbf16_ps(acc, (__m512bh)p[i], (__m512bh)_mm512_set1_epi32(pair[i]));
+    for (int i = 0; i < 16; ++i) {
+        std::int32_t pair;
+        std::memcpy(&pair, x + 2 * i, sizeof pair);
+        if (i < pairs) acc = _mm512_dpbf16_ps(acc, (__m512bh)p[i], (__m512bh)_mm512_set1_epi32(pair));
+    }
     return acc;
 }
 

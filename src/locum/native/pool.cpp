@@ -3,6 +3,7 @@
 #include <atomic>
 #include <memory>
 #include <mutex>
+#include <system_error>
 #include <thread>
 
 #include <pthread.h>
@@ -23,51 +24,68 @@ void relax() {
 class Pool {
   public:
     void run(Work work, void *context, std::uint32_t chunks, int helpers) {
-        while (started_ < helpers) std::thread([this, n = started_++] { serve(n); }).detach();
-        work_.store(work, std::memory_order_relaxed);
-        context_.store(context, std::memory_order_relaxed);
-        chunks_.store(chunks, std::memory_order_relaxed);
-        helpers_.store(helpers, std::memory_order_relaxed);
-        done_.store(0, std::memory_order_relaxed);
-        const std::uint32_t round = static_cast<std::uint32_t>(ticket_.load() >> 32) + 1;
-        ticket_.store(static_cast<std::uint64_t>(round) << 32);
-        round_.store(round);
+        start(helpers);
+        const std::uint32_t round = static_cast<std::uint32_t>(ticket_ >> 32) + 1;
+        ticket_ = ticket(round, kClosed);  // from here on nobody gets a chunk of the round before
+        work_ = work;
+        context_ = context;
+        chunks_ = chunks;
+        helpers_ = helpers;
+        done_ = 0;
+        ticket_ = ticket(round, 0);
+        round_ = round;
         round_.notify_all();
         take_all(round);
-        while (done_.load(std::memory_order_acquire) < chunks) relax();
+        for (int spin = 0; done_ < chunks; ++spin)
+            if (spin < kSpins) relax();
+            else std::this_thread::yield();
     }
 
     std::mutex mutex;
 
   private:
-    // The chunk number is taken together with the number of the round. What a helper has read of a round is
-    // still true when it gets a chunk of it, because a round is only replaced once all its chunks are done.
+    static std::uint64_t ticket(std::uint32_t round, std::uint32_t chunk) {
+        return static_cast<std::uint64_t>(round) << 32 | chunk;
+    }
+
+    // As many helpers as the system gives; without any the caller does it all.
+    void start(int helpers) {
+        try {
+            for (; started_ < helpers; ++started_) std::thread([this, n = started_] { serve(n); }).detach();
+        } catch (const std::system_error &) {
+        }
+    }
+
+    // Chunk and round are taken in one step, and the ticket is closed before anything else of a round changes. So
+    // what a helper has read belongs to the very round of which it gets a chunk, and stays until that is done.
     void take_all(std::uint32_t round) {
         for (;;) {
-            std::uint64_t ticket = ticket_.load(std::memory_order_acquire);
-            if (static_cast<std::uint32_t>(ticket >> 32) != round) return;
-            const Work work = work_.load(std::memory_order_relaxed);
-            void *const context = context_.load(std::memory_order_relaxed);
-            const std::uint32_t chunks = chunks_.load(std::memory_order_relaxed);
-            const std::uint32_t chunk = static_cast<std::uint32_t>(ticket);
-            if (chunk >= chunks) return;
-            if (!ticket_.compare_exchange_weak(ticket, ticket + 1, std::memory_order_acq_rel)) continue;
+            std::uint64_t seen = ticket_;
+            if (static_cast<std::uint32_t>(seen >> 32) != round) return;
+            const Work work = work_;
+            void *const context = context_;
+            const std::uint32_t chunk = static_cast<std::uint32_t>(seen);
+            if (chunk >= chunks_) return;
+            if (!ticket_.compare_exchange_weak(seen, seen + 1)) continue;
             work(context, chunk);
-            done_.fetch_add(1, std::memory_order_release);
+            ++done_;
         }
     }
 
     void serve(int number) {
         std::uint32_t seen = 0;
         for (;;) {
-            for (int spin = 0; spin < kSpins && round_.load(std::memory_order_acquire) == seen; ++spin) relax();
+            for (int spin = 0; spin < kSpins && round_ == seen; ++spin) relax();
             round_.wait(seen);
-            seen = round_.load(std::memory_order_acquire);
-            if (number < helpers_.load(std::memory_order_relaxed)) take_all(seen);
+            seen = round_;
+            if (number < helpers_) take_all(seen);
         }
     }
 
-    std::atomic<std::uint64_t> ticket_{0};  // round << 32 | next chunk
+    static constexpr std::uint32_t kClosed = 0xffffffff;
+
+    // All with sequential consistency, which costs nothing beside the work.
+    std::atomic<std::uint64_t> ticket_{0};  // the round, and the next chunk of it
     std::atomic<std::uint32_t> round_{0}, done_{0}, chunks_{0};
     std::atomic<Work> work_{nullptr};
     std::atomic<void *> context_{nullptr};
