@@ -15,6 +15,10 @@ namespace {
 // operations between the products of one layer, and not the attention between two layers.
 constexpr int kSpins = 1500;
 
+// How often the caller looks for the end of chunks that helpers have begun before it lets others go first: some
+// milliseconds. A helper that has begun is mostly done within 10 us, and who yields may be long in coming back.
+constexpr int kPatience = 200000;
+
 void relax() {
 #if defined(__x86_64__)
     __builtin_ia32_pause();
@@ -37,7 +41,7 @@ class Pool {
         round_.notify_all();
         take_all(round);
         for (int spin = 0; done_ < chunks; ++spin)
-            if (spin < kSpins) relax();
+            if (spin < kPatience) relax();
             else std::this_thread::yield();
     }
 
