@@ -389,3 +389,17 @@ def test_a_glance_cut_off_leaves_nothing(hub: Hub, tmp_path: Path) -> None:
     [[kind, text]] = ask(tmp_path / "home", ["org/model"], call, HF_ENDPOINT=hub.url)
     assert kind == "ModelError", text
     assert not (tmp_path / "headers").exists()
+
+
+def test_a_glance_at_one_file_without_an_index(hub: Hub, tmp_path: Path) -> None:
+    for file in hub.folder.glob("model*"):
+        file.unlink()
+    config, tensors = qwen3_moe()
+    write_checkpoint(hub.folder, config, tensors)
+    home, call = tmp_path / "home", f"glance(model, Path({str(tmp_path / 'headers')!r}))"
+    [[kind, text]] = ask(home, ["org/model"], call, HF_ENDPOINT=hub.url)
+    assert kind == "Path", text
+    assert MoESpec.of(Checkpoint.open(text)) == MoESpec.of(Checkpoint.open(hub.folder))
+    [[_, whole]] = ask(home, ["org/model"], HF_ENDPOINT=hub.url)
+    assert whole != text
+    assert ask(home, ["org/model"], call, HF_ENDPOINT=hub.url, HF_HUB_OFFLINE="1") == [["Path", whole]]

@@ -83,7 +83,7 @@ def native_library() -> Check:
     missing = load_native().missing
     if missing is None:
         return Check("native library", "ok", "works")
-    todo = "torch computes everything, at about half the speed in bfloat16"
+    todo = "torch computes everything, more slowly in bfloat16"
     if "compiler" in missing:
         todo += "; with a C++20 compiler installed, install locum again"
     return Check("native library", "warn", missing, todo)

@@ -12,6 +12,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from locum.model.checkpoint import INDEX
 from locum.model.hub import SMALL, hub_errors, resolve, split_id, weight_names
 
 _ROOM = 8  # what a header's length takes
@@ -30,7 +31,7 @@ def glance(model: str | Path, cache: Path) -> Path:
     with hub_errors(repository, revision):
         small = Path(snapshot_download(repository, revision=revision, allow_patterns=list(SMALL)))
         wanted = weight_names(small)
-        if all((small / name).exists() for name in wanted):
+        if _is_downloaded(small, wanted):
             return small
         target = cache / f"{repository.replace('/', '--')}@{small.name}"
         if target.is_dir():
@@ -49,6 +50,12 @@ def glance(model: str | Path, cache: Path) -> Path:
         if not target.is_dir():  # another process may have been faster
             made.rename(target)
     return target
+
+
+def _is_downloaded(folder: Path, wanted: list[str]) -> bool:
+    """Every file of the index is there; without an index, any weight file."""
+    quantifier = all if (folder / INDEX).exists() else any
+    return quantifier(any(folder.glob(pattern)) for pattern in wanted)
 
 
 def _header(repository: str, name: str, revision: str) -> tuple[bytes, int]:
