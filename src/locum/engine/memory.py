@@ -7,7 +7,7 @@ from locum.engine.steps import PREFILL_CHUNK
 from locum.machine.limits import current_rss, memory_limit
 from locum.model.budget import AUTO_SHARE, MemorySplit, fixed_parts, split, workspace_estimate
 from locum.model.spec import MoESpec
-from locum.store.layout import STAGING_BYTES
+from locum.store.layout import READERS, STAGING_BYTES
 from locum.units import MIB, parse_bytes
 
 CONTEXT = 4096
@@ -78,7 +78,9 @@ class Attention:
         return self.heads * chunk * context * SCORE_BYTES_EACH
 
 
-def plan_memory(spec: MoESpec, attention: Attention, asked: MemoryRequest, *, readers: int = 2) -> MemoryPlan:
+def plan_memory(
+    spec: MoESpec, attention: Attention, asked: MemoryRequest, *, readers: int = READERS
+) -> MemoryPlan:
     """Divide the budget before anything is loaded. Raises `BudgetError`, `UsageError`."""
     context = asked.context or min(CONTEXT, spec.context_length)
     chunk = attention.chunk(context)

@@ -30,7 +30,7 @@ from locum.residency.slots import PAGE, ArenaSlots, minimum_bytes, usable_bytes
 from locum.store.arena import Arena
 from locum.store.direct import DirectMover
 from locum.store.index import ALIGN, ExpertIndex, LayerIndex
-from locum.store.layout import Layout
+from locum.store.layout import READERS, Layout
 from locum.store.movers import Kind, open_mover
 
 SPECULATION_SHARE = 4
@@ -52,7 +52,7 @@ class ResidentsOptions:
     prefetch: str = "none"
     mover: Kind = "auto"
     wave: Wave = "rank"
-    readers: int = 2
+    readers: int = READERS
     align: int = ALIGN
     future: Future | None = None
     log: Log | None = None

@@ -23,8 +23,10 @@ namespace {
 
 constexpr std::int64_t kRows = 16;               // float32 lanes of a register
 constexpr std::int64_t kLine = 32;               // bfloat16 in a cache line
-constexpr std::int64_t kAhead = 512;             // inputs that each row is fetched ahead of its use
-constexpr std::int64_t kChunkBytes = 256 << 10;  // of weights, about 10 us
+constexpr std::int64_t kNear = 128;              // inputs that each row is fetched ahead of its use, from the L2
+constexpr std::int64_t kFar = 512;               // and from memory, where sixteen rows are too large for the L2
+constexpr std::int64_t kFarBytes = 128 << 10;    // which they are from this size on
+constexpr std::int64_t kChunkBytes = 512 << 10;  // of weights, about 20 us
 
 struct Product {
     const std::uint16_t *w, *x;
@@ -76,12 +78,18 @@ LOCUM_BF16 inline __attribute__((always_inline)) __m512 chain(const Product &p, 
                                                                std::int64_t end) {
     __m512 acc = _mm512_setzero_ps();
     __m512i z[16];
+    // The next sixteen rows come from memory in the order in which they lie, which memory likes best.
+    const bool in_order = 2 * kRows * p.inputs <= kFarBytes;
+    const std::int64_t far_step = in_order ? kLine : p.inputs, far_rate = in_order ? kRows : 1;
+    const std::uint16_t *far = w + (in_order ? kRows * p.inputs : kFar);
     std::int64_t i = begin;
     for (; i + kLine <= end; i += kLine) {
-        const std::int64_t at = i + kAhead;
-        const std::uint16_t *next = at < p.inputs ? w + at : w + kRows * p.inputs + at - p.inputs;
+        const std::uint16_t *soon = w + i + kNear, *later = far + i * far_rate;
 #pragma GCC unroll 16
-        for (std::int64_t r = 0; r < kRows; ++r) _mm_prefetch(next + r * p.inputs, _MM_HINT_T0);
+        for (std::int64_t r = 0; r < kRows; ++r) {
+            _mm_prefetch(soon + r * p.inputs, _MM_HINT_T0);
+            _mm_prefetch(later + r * far_step, _MM_HINT_T0);
+        }
 #pragma GCC unroll 16
         for (std::int64_t r = 0; r < kRows; ++r)
             z[r] = _mm512_loadu_si512(w + std::min(r, rows - 1) * p.inputs + i);

@@ -8,18 +8,18 @@ import numpy as np
 from locum.machine.pages import Pages
 from locum.store.arena import Arena
 from locum.store.files import Files
-from locum.store.layout import STAGING_BYTES, Block, DirectBlock, Layout, StagedBlock
+from locum.store.layout import READERS, STAGING_BYTES, Block, DirectBlock, Layout, StagedBlock
 from locum.store.reader import ReaderMover, Served
 
 
 class DirectMover(ReaderMover[Block]):
     """Reads whole aligned blocks with O_DIRECT, straight into slots where alignment allows, else by staging.
 
-    Two threads saturate a disk at expert-sized requests, more of them hurt. Raises `DirectIORefusedError`
-    where the file system does not offer direct I/O, `CheckpointError` when files are missing or have changed.
+    Raises `DirectIORefusedError` where the file system does not offer direct I/O, `CheckpointError` when
+    files are missing or have changed.
     """
 
-    def __init__(self, layout: Layout, arena: Arena, threads: int = 2) -> None:
+    def __init__(self, layout: Layout, arena: Arena, threads: int = READERS) -> None:
         self._local = threading.local()
         self.staging_bytes = threads * STAGING_BYTES if layout.staged_experts else 0
         """Memory the staging buffers take, all threads together; 0 when every expert lands directly."""

@@ -19,6 +19,8 @@ from locum.units import KIB, MIB
 
 BLOCK_BYTES = 4 * MIB
 """Most that one direct read brings; longer runs are split evenly, so that demand can overtake."""
+READERS = 4
+"""Threads that read. Two keep a disk busy; while Python deals with the blocks of two, the other two read."""
 STAGING_BYTES = 4 * MIB
 """Size of one thread's staging buffer."""
 GAP_BYTES = 64 * KIB

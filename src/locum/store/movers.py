@@ -8,7 +8,7 @@ from locum.store.arena import Arena
 from locum.store.direct import DirectMover
 from locum.store.files import DirectIORefusedError
 from locum.store.index import ALIGN, ExpertIndex
-from locum.store.layout import Layout
+from locum.store.layout import READERS, Layout
 from locum.store.pagecache import PageCacheMover
 
 _log = logging.getLogger("locum")
@@ -21,7 +21,7 @@ def open_mover(
     arena: Arena,
     *,
     kind: Kind = "auto",
-    threads: int = 2,
+    threads: int = READERS,
     align: int = ALIGN,
     layout: Layout | None = None,
 ) -> DirectMover | PageCacheMover:

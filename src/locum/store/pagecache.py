@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from locum.store.arena import Arena
 from locum.store.files import Files
-from locum.store.layout import Layout, Run, split
+from locum.store.layout import READERS, Layout, Run, split
 from locum.store.reader import ReaderMover, Served
 from locum.units import MIB
 
@@ -20,7 +20,7 @@ class PageCacheMover(ReaderMover[Run]):
 
     staging_bytes = 0
 
-    def __init__(self, layout: Layout, arena: Arena, threads: int = 2) -> None:
+    def __init__(self, layout: Layout, arena: Arena, threads: int = READERS) -> None:
         files = Files(layout.index.files, direct=False)
         files.expect_random()
         super().__init__(layout, arena, files, threads)
