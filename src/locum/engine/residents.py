@@ -255,17 +255,24 @@ class Residents:
                 break
             router = self._routers[layer + ahead]
             assert router is not None
-            weights_TK, ids_TK = predict(router, x_TH)
-            count = len(self.index.layers[layer + ahead].experts)
-            score_E = torch.zeros(count + 1).index_add_(
-                0, ids_TK.reshape(-1).clamp(max=count), weights_TK.reshape(-1).float()
-            )[:count]
-            chosen = score_E.nonzero()[:, 0]
+            scores = _scores(*predict(router, x_TH), len(self.index.layers[layer + ahead].experts))
             first = self.index.key_of(layer + ahead, 0)
-            keys = [first + expert for expert in chosen.tolist()]
             # rounded to the trace's float16, so that a replay of the trace decides alike
-            predictions.append(Prediction(tick + ahead, keys, score_E[chosen].half().tolist()))
+            sure = torch.tensor(list(scores.values())).half().tolist()
+            predictions.append(Prediction(tick + ahead, [first + expert for expert in scores], sure))
         return predictions
+
+
+def _scores(weights_TK: Tensor, ids_TK: Tensor, experts: int) -> dict[int, float]:
+    """The sum of each chosen expert's weights, in ascending id; ids from `experts` on are none."""
+    if len(ids_TK) == 1:  # each expert once
+        pairs = zip(ids_TK[0].tolist(), weights_TK[0].tolist(), strict=True)
+        return {expert: weight for expert, weight in sorted(pairs) if expert < experts and weight}
+    score_E = torch.zeros(experts + 1).index_add_(
+        0, ids_TK.reshape(-1).clamp(max=experts), weights_TK.reshape(-1).float()
+    )[:experts]
+    chosen = score_E.nonzero()[:, 0]
+    return dict(zip(chosen.tolist(), score_E[chosen].tolist(), strict=True))
 
 
 def _prefetcher(options: ResidentsOptions, routers: Sequence[nn.Module | None], top_k: int) -> Prefetcher:
