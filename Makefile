@@ -3,6 +3,7 @@
 #
 #   make demo     a small model runs with a quarter of its experts in memory
 #   make test     the fast, representative tests
+#   make model    train a small model from this machine's own text (90 minutes)
 #   make check    the long form, in pieces that resume; writes its tables to benchmarks/
 #   make lint     style, types, import floors, size budgets
 #   make docs     write docs/cli.md anew from the command line itself
@@ -27,7 +28,7 @@ SOURCES := $(shell find src -type f -not -path '*/__pycache__/*' 2>/dev/null)
 NATIVE := $(wildcard src/locum/native/*.cpp src/locum/native/*.h src/locum/native/CMakeLists.txt)
 WHEEL_STAMP := dist/.built
 
-.PHONY: help setup demo test test-portable check docs wheel wheel-portable clean
+.PHONY: help setup demo model test test-portable check docs wheel wheel-portable clean
 .PHONY: lint lint-style lint-format lint-types lint-imports lint-size
 
 help:
@@ -50,6 +51,10 @@ test-portable: $(VENV)/.test
 wheel-portable: $(VENV)/.torch
 	@rm -rf build/portable && CXX=/bin/false $(PY) -m pip wheel --quiet --no-deps --wheel-dir build/portable .
 	@ls build/portable/locum-*-py3-none-any.whl
+
+# Stop with Ctrl-C, and go on later; MODEL_ARGS="--minutes 10" for a quick look.
+model: $(READY)
+	@$(PY) -m locum.train --out build/locum-tiny $(MODEL_ARGS)
 
 check: $(VENV)/.test $(VENV)/.bench
 	@$(PY) scripts/check.py

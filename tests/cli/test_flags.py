@@ -10,6 +10,7 @@ from cyclopts.argument import Argument
 
 from helpers_cli import environment
 from locum.cli.app import build
+from locum.cli.evaluate import EvalOptions
 from locum.cli.run import RunOptions
 from locum.policy import EVICTION, create
 from locum.policy.prefetch import PREFETCH
@@ -19,6 +20,8 @@ OUTPUT = {"--json", "--quiet", "--verbose", "-v"}
 FROZEN = {
     "inspect": OUTPUT,
     "doctor": OUTPUT,
+    "eval": OUTPUT
+    | {"--against", "--data", "--domain", "--questions", "--window", "--memory", "--threads"},
     "run": OUTPUT
     | {
         "--memory", "--expert-memory", "--context",
@@ -27,7 +30,7 @@ FROZEN = {
         "--threads", "--dtype", "--eviction", "--prefetch", "--mover",
     },
 }  # fmt: skip
-POSITIONAL = {"inspect": ["model"], "doctor": ["folder"], "run": ["model", "prompt"]}
+POSITIONAL = {"inspect": ["model"], "doctor": ["folder"], "eval": ["model"], "run": ["model", "prompt"]}
 
 
 def arguments_of(verb: str) -> list[Argument]:
@@ -74,6 +77,14 @@ def test_the_session_reads_every_option_of_run() -> None:
     from locum.engine.session import Options
 
     assert set(Options.__annotations__) == {field.name for field in dataclasses.fields(RunOptions)}
+
+
+def test_the_options_of_eval_are_named_as_its_flags() -> None:
+    from locum.evaluate.session import Options
+
+    fields = {field.name for field in dataclasses.fields(EvalOptions)}
+    assert set(Options.__annotations__) == fields
+    assert {"--" + name for name in fields - {"model"}} == FROZEN["eval"] - OUTPUT
 
 
 def test_every_policy_that_can_run_is_offered() -> None:

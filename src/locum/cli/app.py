@@ -11,6 +11,7 @@ from cyclopts import App, Parameter
 from locum import __version__
 from locum.cli import config
 from locum.cli.doctor import doctor
+from locum.cli.evaluate import evaluate
 from locum.cli.failures import STOPPED, report
 from locum.cli.inspect import inspect
 from locum.cli.output import OutputOptions
@@ -37,6 +38,7 @@ def build() -> App:
     )
     app.command(inspect, usage="Usage: locum inspect MODEL [OPTIONS]")
     app.command(run, usage="Usage: locum run [MODEL] [PROMPT] [OPTIONS]")
+    app.command(evaluate, name="eval", usage="Usage: locum eval [MODEL] [OPTIONS]")
     app.command(doctor, usage="Usage: locum doctor [FOLDER] [OPTIONS]")
     app.config = (config.from_environment, partial(config.from_file, app))
     return app

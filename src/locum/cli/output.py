@@ -5,7 +5,7 @@ import logging
 import math
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
@@ -14,11 +14,13 @@ from typing import Annotated, Self, TextIO
 from cyclopts import Group as FlagGroup
 from cyclopts import Parameter
 from rich.console import Console, Group, RenderableType
+from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
 _FLAG = Parameter(show_default=False)
 _LOG = logging.getLogger("locum")
+_LINES = 4
 
 
 @Parameter(name="*", group=FlagGroup("Output", sort_key=90))
@@ -99,6 +101,10 @@ class Output:
             sys.stdout.flush()
             _console(sys.stderr).print(facts(rows, title))
 
+    def report(self, rows: Sequence[tuple[str, str]], title: str) -> None:
+        """The verb's result for people as a table of names and values, on stdout. Nothing with `--json`."""
+        self.show(facts(rows, title))
+
     def text(self, piece: str) -> None:
         """A piece of text on stdout as it comes, without a newline. Nothing with `--json`."""
         if not self.json:
@@ -126,6 +132,25 @@ class Output:
         else:
             self.note(label)
             yield
+
+    @contextmanager
+    def counting(self, label: str, total: int) -> Iterator[Callable[[], None]]:
+        """Around work of `total` parts, each told to what this gives: a bar on a terminal, else lines."""
+        if not self.quiet and sys.stderr.isatty():
+            with Progress(*Progress.get_default_columns(), console=Console(file=sys.stderr)) as bar:
+                task = bar.add_task(label, total=total)
+                yield lambda: bar.advance(task)
+            return
+        done = 0
+        self.note(f"{label}: {total} parts")
+
+        def heard() -> None:
+            nonlocal done
+            done += 1
+            if done * _LINES // total > (done - 1) * _LINES // total:
+                self.note(f"{label}: {done} of {total}")
+
+        yield heard
 
 
 def facts(rows: Sequence[tuple[str, str]], title: str) -> RenderableType:

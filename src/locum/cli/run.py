@@ -1,71 +1,19 @@
 """`locum run`: generate in the terminal."""
 
-import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
-from cyclopts import Group, Parameter, Token
-from cyclopts.validators import Number
+from cyclopts import Parameter
 
+from locum.cli.flags import MEMORY, RUNNING, SAMPLING, Share, Size, number, whole
 from locum.cli.output import DEFAULT, Output, OutputOptions
-from locum.errors import UsageError
 from locum.policy import EVICTION
 from locum.policy.prefetch import PREFETCH
-from locum.units import parse_bytes, parse_share
-
-_MEMORY = Group("Memory", sort_key=10)
-_SAMPLING = Group("Sampling", sort_key=20)
-_RUNNING = Group("Running", sort_key=30)
-
-
-def _size(_type: object, tokens: Sequence[Token]) -> int | str:
-    text = tokens[0].value
-    return text if text == "auto" else _judge(tokens[0], parse_bytes)
-
-
-def _share(_type: object, tokens: Sequence[Token]) -> str:
-    # what it is a share of is not known yet: this only judges the writing
-    _judge(tokens[0], lambda text: parse_share(text, 1 << 40))
-    return tokens[0].value
-
-
-def _judge(token: Token, parse: Callable[[str], int]) -> int:
-    """The size that a token says. Raises `UsageError` naming the flag, key or variable it came from."""
-    where = f"{token.keyword}" + ("" if token.source == "cli" else f" from {token.source}")
-    try:
-        size = parse(token.value)
-    except UsageError as error:
-        raise UsageError(error.what, where=where, allowed=error.allowed, got=error.got) from error
-    if size < 1:
-        raise UsageError("a size must be more than nothing", where=where, got=repr(token.value))
-    return size
-
-
-_Size = Parameter(group=_MEMORY, converter=_size, metavar="SIZE", show_choices=False)
-_Share = Parameter(group=_MEMORY, converter=_share, metavar="SIZE|PERCENT")
-
-
-def _number(group: Group, metavar: str, **bounds: float) -> Parameter:
-    """A number within `bounds` (gt, gte, lt, lte); `auto` and no value at all are not judged."""
-    within = Number(**bounds)
-
-    def judge(hint: object, value: object) -> None:
-        if isinstance(value, int | float):
-            if not math.isfinite(value):
-                raise ValueError("Must be a finite number.")
-            within(hint, value)
-
-    return Parameter(group=group, metavar=metavar, show_choices=False, validator=judge)
-
-
-def _whole(_type: object, text: str, *, delimiter: str | None = None) -> list[str]:
-    """A variable holds one stop text, blanks and all."""
-    return [text]
 
 
 def _choice(names: Iterable[str]) -> Parameter:
-    return Parameter(group=_RUNNING, choices=tuple(names))
+    return Parameter(group=RUNNING, choices=tuple(names))
 
 
 @Parameter(name="*")
@@ -79,59 +27,59 @@ class RunOptions:
     prompt: Annotated[str | None, Parameter(parse=False)] = None
     """None: chat."""
 
-    memory: Annotated[int | Literal["auto"], _Size] = "auto"
+    memory: Annotated[int | Literal["auto"], Size] = "auto"
     """Bound of the whole process: runtime, backbone, KV cache, staging, workspace and experts. `auto` is the
     smaller of the cgroup's limit and the available memory, less 10%."""
 
-    expert_memory: Annotated[str | None, _Share] = None
+    expert_memory: Annotated[str | None, Share] = None
     """The expert arena alone, as a size or as a share of the routed experts' bytes such as `25%`. Left
     out, it is what `--memory` leaves."""
 
-    context: Annotated[int | None, _number(_MEMORY, "TOKENS", gte=1)] = None
+    context: Annotated[int | None, number(MEMORY, "TOKENS", gte=1)] = None
     """Tokens to reserve the KV cache for, prompt and answer together. Left out, 4096, or the model's limit if
     that is less."""
 
-    max_tokens: Annotated[int | None, _number(_SAMPLING, "N", gte=1)] = None
+    max_tokens: Annotated[int | None, number(SAMPLING, "N", gte=1)] = None
     """Generate at most this many tokens."""
 
-    temperature: Annotated[float | None, _number(_SAMPLING, "X", gte=0)] = None
+    temperature: Annotated[float | None, number(SAMPLING, "X", gte=0)] = None
     """0 always takes the likeliest token. Left out, as the model's generation_config.json says; so it is with
     the flags down to `--repetition-penalty`."""
 
-    top_p: Annotated[float | None, _number(_SAMPLING, "P", gt=0, lte=1)] = None
+    top_p: Annotated[float | None, number(SAMPLING, "P", gt=0, lte=1)] = None
     """Sample from the likeliest tokens that make up this probability."""
 
-    top_k: Annotated[int | None, _number(_SAMPLING, "N", gte=0)] = None
+    top_k: Annotated[int | None, number(SAMPLING, "N", gte=0)] = None
     """Sample from this many of the likeliest tokens; 0: from all."""
 
-    min_p: Annotated[float | None, _number(_SAMPLING, "P", gte=0, lte=1)] = None
+    min_p: Annotated[float | None, number(SAMPLING, "P", gte=0, lte=1)] = None
     """Drop tokens less likely than this share of the likeliest one's probability."""
 
-    repetition_penalty: Annotated[float | None, _number(_SAMPLING, "X", gt=0)] = None
+    repetition_penalty: Annotated[float | None, number(SAMPLING, "X", gt=0)] = None
     """Divide the scores of tokens that have appeared; 1 changes nothing."""
 
-    seed: Annotated[int | None, _number(_SAMPLING, "N", gte=0, lt=1 << 63)] = None
+    seed: Annotated[int | None, number(SAMPLING, "N", gte=0, lt=1 << 63)] = None
     """Start of the random numbers; left out, a new one each time, which the result names."""
 
     stop: Annotated[
         tuple[str, ...],
         Parameter(
-            group=_SAMPLING,
+            group=SAMPLING,
             metavar="TEXT",
             show_default=False,
             allow_leading_hyphen=True,
-            env_var_split=_whole,
+            env_var_split=whole,
         ),
     ] = ()
     """Stop before this text would be printed. May be given several times."""
 
-    ignore_eos: Annotated[bool, Parameter(group=_SAMPLING, show_default=False)] = False
+    ignore_eos: Annotated[bool, Parameter(group=SAMPLING, show_default=False)] = False
     """Go on after an end token, up to `--max-tokens`."""
 
-    threads: Annotated[int | Literal["auto"], _number(_RUNNING, "N", gte=1)] = "auto"
+    threads: Annotated[int | Literal["auto"], number(RUNNING, "N", gte=1)] = "auto"
     """Threads that compute. `auto` is all cores, and one while another process keeps a core busy."""
 
-    dtype: Annotated[Literal["auto", "bf16", "fp32"], Parameter(group=_RUNNING)] = "auto"
+    dtype: Annotated[Literal["auto", "bf16", "fp32"], Parameter(group=RUNNING)] = "auto"
     """Precision to compute in. `auto` is the one the checkpoint is stored in."""
 
     eviction: Annotated[str, _choice(name for name in EVICTION if name != "belady")] = "lru"
@@ -142,7 +90,7 @@ class RunOptions:
     """Which experts are read before they are asked for. `auto` asks the next layer's own router, where that
     works."""
 
-    mover: Annotated[Literal["auto", "direct", "pagecache"], Parameter(group=_RUNNING)] = "auto"
+    mover: Annotated[Literal["auto", "direct", "pagecache"], Parameter(group=RUNNING)] = "auto"
     """How experts are read: by direct I/O, or through the page cache. `auto` is direct I/O where it works."""
 
 

@@ -1,0 +1,1 @@
+"""Training locum-tiny: the corpus, the recipe, the loop and the baselines."""
