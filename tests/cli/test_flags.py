@@ -22,6 +22,7 @@ FROZEN = {
     "doctor": OUTPUT,
     "eval": OUTPUT
     | {"--against", "--data", "--domain", "--questions", "--window", "--memory", "--threads"},
+    "synth": OUTPUT | {"--output", "-o", "--layers", "--dtype", "--seed"},
     "run": OUTPUT
     | {
         "--memory", "--expert-memory", "--context",
@@ -30,7 +31,13 @@ FROZEN = {
         "--threads", "--dtype", "--eviction", "--prefetch", "--mover",
     },
 }  # fmt: skip
-POSITIONAL = {"inspect": ["model"], "doctor": ["folder"], "eval": ["model"], "run": ["model", "prompt"]}
+POSITIONAL = {
+    "inspect": ["model"],
+    "doctor": ["folder"],
+    "eval": ["model"],
+    "synth": ["shape"],
+    "run": ["model", "prompt"],
+}
 
 
 def arguments_of(verb: str) -> list[Argument]:

@@ -1,11 +1,14 @@
 """Shapes against transformers' own idea of the same config."""
 
+import json
 import math
+from pathlib import Path
 
 import pytest
 
-from locum.errors import UnsupportedError, UsageError
-from locum.synth.shapes import SHAPES, shape, tensors
+from locum.errors import CheckpointError, UnsupportedError, UsageError
+from locum.synth.names import tensors
+from locum.synth.shapes import SHAPES, resolve_shape, shape
 
 
 def reference_shapes(config: dict[str, object]) -> dict[str, tuple[int, ...]]:
@@ -35,6 +38,43 @@ def test_the_real_model_has_its_published_size() -> None:
     per_expert = [s.elements for s in specs if s.name.startswith("model.layers.3.mlp.experts.17.")]
     assert sum(per_expert) == 3 * 2048 * 1024
     assert len({s.name for s in specs}) == len(specs)
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [("mixtral-8x7b", 46_702_792_704), ("deepseek-v2-lite", 15_706_484_224), ("gpt-oss-20b", 20_914_757_184)],
+)
+def test_other_real_models_have_their_published_sizes(name: str, parameters: int) -> None:
+    assert sum(spec.elements for spec in tensors(shape(name))) == parameters
+
+
+def test_a_config_of_ones_own(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    given = {"model_type": "deepseek_v2", "hidden_size": 96, "q_lora_rank": 32, "num_hidden_layers": 2}
+    path.write_text(json.dumps(given))
+    for what in (str(path), str(tmp_path)):
+        config = resolve_shape(what)
+        assert config.items() >= given.items()
+        assert config["kv_lora_rank"] == 512, "what is left out is as in the known model"
+    assert {spec.name: spec.shape for spec in tensors(config)} == reference_shapes(config)
+    assert resolve_shape("demo") == shape("demo")
+
+
+@pytest.mark.parametrize(
+    ("content", "error", "says"),
+    [
+        ('{"model_type": "llama"}', UnsupportedError, "llama"),
+        ("{}", UnsupportedError, "None"),
+        ("[]", CheckpointError, "no JSON object"),
+        ("{", CheckpointError, "cannot be read"),
+    ],
+)
+def test_a_config_that_cannot_be_used(
+    tmp_path: Path, content: str, error: type[Exception], says: str
+) -> None:
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(error, match=says):
+        resolve_shape(str(tmp_path))
 
 
 def test_qwen3_has_its_published_size() -> None:

@@ -13,8 +13,9 @@ import pytest
 
 from locum.errors import LocumError, UsageError
 from locum.synth import writer
+from locum.synth.names import TensorSpec, tensors
 from locum.synth.noise import Noise, dtype_of, scale
-from locum.synth.shapes import TensorSpec, shape, tensors
+from locum.synth.shapes import shape
 from locum.synth.writer import write_checkpoint
 
 SMALL_SHARD = 150_000
@@ -26,13 +27,25 @@ def header_of(path: Path) -> tuple[bytes, dict]:
     return content[: 8 + length], json.loads(content[8 : 8 + length])
 
 
+SMALLER: dict[str, dict[str, object]] = {
+    "mixtral-8x7b": {"hidden_size": 64, "intermediate_size": 32, "num_hidden_layers": 2, "vocab_size": 512},
+    "deepseek-v2-lite": {
+        "hidden_size": 64, "intermediate_size": 96, "moe_intermediate_size": 32, "num_hidden_layers": 2,
+        "kv_lora_rank": 16, "qk_nope_head_dim": 16, "qk_rope_head_dim": 16, "v_head_dim": 16,
+        "vocab_size": 512,
+    },
+    "gpt-oss-20b": {"hidden_size": 64, "intermediate_size": 32, "num_hidden_layers": 2, "vocab_size": 512},
+}  # fmt: skip
+
+
 @pytest.mark.parametrize("dtype", ["bf16", "fp32"])
-@pytest.mark.parametrize("name", ["tiny-olmoe", "tiny-qwen3"])
+@pytest.mark.parametrize("name", ["tiny-olmoe", "tiny-qwen3", *SMALLER])
 def test_transformers_consumes_every_tensor(tmp_path: Path, name: str, dtype: str) -> None:
     import torch
     from transformers import AutoModelForCausalLM
 
-    written = write_checkpoint(shape(name), tmp_path / "m", dtype=dtype, shard_bytes=SMALL_SHARD)
+    config = shape(name, **SMALLER.get(name, {}))
+    written = write_checkpoint(config, tmp_path / "m", dtype=dtype, shard_bytes=SMALL_SHARD)
     model, info = AutoModelForCausalLM.from_pretrained(written.path, dtype="auto", output_loading_info=True)
     assert not any(info.values()), info
     assert model.dtype == {"bf16": torch.bfloat16, "fp32": torch.float32}[dtype]

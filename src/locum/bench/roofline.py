@@ -10,8 +10,8 @@ from pathlib import Path
 
 from locum.machine.disk import BLOCK_BYTES, THREADS, measure_disk
 from locum.machine.memory import measure_memory
+from locum.synth.names import Config, tensors
 from locum.synth.noise import DTYPES
-from locum.synth.shapes import Config, tensors
 
 
 @dataclass(frozen=True, slots=True)

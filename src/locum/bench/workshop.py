@@ -10,8 +10,9 @@ from types import TracebackType
 from typing import Any, Self
 
 from locum.bench.roofline import Traffic
+from locum.synth.names import Config, tensors
 from locum.synth.noise import DTYPES
-from locum.synth.shapes import Config, shape, tensors
+from locum.synth.shapes import shape
 from locum.synth.writer import write_checkpoint
 from locum.units import format_bytes
 

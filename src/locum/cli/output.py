@@ -134,21 +134,26 @@ class Output:
             yield
 
     @contextmanager
-    def counting(self, label: str, total: int) -> Iterator[Callable[[], None]]:
-        """Around work of `total` parts, each told to what this gives: a bar on a terminal, else lines."""
+    def counting(self, label: str, total: int) -> Iterator[Callable[..., None]]:
+        """Around work of `total` parts: what it gives is called with the number done so far, or for each one.
+
+        A bar on a terminal, some lines elsewhere, nothing with `--quiet`.
+        """
         if not self.quiet and sys.stderr.isatty():
             with Progress(*Progress.get_default_columns(), console=Console(file=sys.stderr)) as bar:
                 task = bar.add_task(label, total=total)
-                yield lambda: bar.advance(task)
+                yield (
+                    lambda done=None: bar.advance(task) if done is None else bar.update(task, completed=done)
+                )
             return
-        done = 0
-        self.note(f"{label}: {total} parts")
+        so_far = 0
+        self.note(label)
 
-        def heard() -> None:
-            nonlocal done
-            done += 1
-            if done * _LINES // total > (done - 1) * _LINES // total:
-                self.note(f"{label}: {done} of {total}")
+        def heard(done: int | None = None) -> None:
+            nonlocal so_far
+            before, so_far = so_far, so_far + 1 if done is None else done
+            if so_far * _LINES // total > before * _LINES // total:
+                self.note(f"{label}: {so_far * 100 // total}%")
 
         yield heard
 

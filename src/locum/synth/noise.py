@@ -18,11 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from locum.errors import UsageError
-from locum.synth.shapes import TensorSpec
+from locum.synth.names import TensorSpec
 from locum.units import MIB
 
 POOL_BYTES = 16 * MIB
 _BLOCK = 1 << 20
+_OUTER = ("down_proj", ".w2.")
+"""How families call the matrix that leads out of an expert."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +50,10 @@ def scale(tensor: TensorSpec) -> tuple[float, float]:
     """(mean, standard deviation) of a tensor's weights."""
     if tensor.is_norm:
         return (4.0 if tensor.name.endswith("q_norm.weight") else 1.0), 0.1
-    if "embed_tokens" in tensor.name:
+    if "embed_tokens" in tensor.name or tensor.is_bias:
         return 0.0, 0.1
-    gain = 4.0 if tensor.is_expert and "down_proj" in tensor.name else 1.0
-    return 0.0, gain / tensor.shape[-1] ** 0.5
+    gain = 4.0 if tensor.is_expert and any(name in tensor.name for name in _OUTER) else 1.0
+    return 0.0, gain / tensor.fan_in**0.5
 
 
 def _encode(values: NDArray[np.float32], dtype: Dtype) -> NDArray[np.uint8]:

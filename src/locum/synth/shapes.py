@@ -1,13 +1,10 @@
-"""The shapes of known models: their `config.json`, and the tensors such a checkpoint holds. No torch."""
+"""The shapes of known models: their `config.json`. No torch."""
 
-import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any
+import json
+from pathlib import Path
 
-from locum.errors import UnsupportedError, UsageError
-
-Config = dict[str, Any]
+from locum.errors import CheckpointError, UnsupportedError, UsageError
+from locum.synth.names import FAMILIES, Config
 
 _COMMON: Config = {
     "attention_bias": False,
@@ -65,11 +62,84 @@ _QWEN3: Config = {
     "vocab_size": 151936,
 }
 
+_MIXTRAL: Config = {
+    **_COMMON,
+    "architectures": ["MixtralForCausalLM"],
+    "model_type": "mixtral",
+    "head_dim": 128,
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "max_position_embeddings": 32768,
+    "num_attention_heads": 32,
+    "num_experts_per_tok": 2,
+    "num_hidden_layers": 32,
+    "num_key_value_heads": 8,
+    "num_local_experts": 8,
+    "rms_norm_eps": 1e-05,
+    "rope_theta": 1000000.0,
+    "sliding_window": None,
+    "vocab_size": 32000,
+}
+
+_DEEPSEEK_V2_LITE: Config = {
+    **_COMMON,
+    "architectures": ["DeepseekV2ForCausalLM"],
+    "model_type": "deepseek_v2",
+    "first_k_dense_replace": 1,
+    "hidden_size": 2048,
+    "intermediate_size": 10944,
+    "kv_lora_rank": 512,
+    "max_position_embeddings": 163840,
+    "moe_intermediate_size": 1408,
+    "n_group": 1,
+    "n_routed_experts": 64,
+    "n_shared_experts": 2,
+    "norm_topk_prob": False,
+    "num_attention_heads": 16,
+    "num_experts_per_tok": 6,
+    "num_hidden_layers": 27,
+    "num_key_value_heads": 16,
+    "q_lora_rank": None,
+    "qk_nope_head_dim": 128,
+    "qk_rope_head_dim": 64,
+    "rms_norm_eps": 1e-06,
+    "rope_theta": 10000.0,
+    "routed_scaling_factor": 1.0,
+    "topk_group": 1,
+    "topk_method": "greedy",
+    "v_head_dim": 128,
+    "vocab_size": 102400,
+}
+
+_GPT_OSS: Config = {
+    **_COMMON,
+    "architectures": ["GptOssForCausalLM"],
+    "model_type": "gpt_oss",
+    "attention_bias": True,
+    "head_dim": 64,
+    "hidden_size": 2880,
+    "intermediate_size": 2880,
+    "max_position_embeddings": 131072,
+    "num_attention_heads": 64,
+    "num_experts_per_tok": 4,
+    "num_hidden_layers": 24,
+    "num_key_value_heads": 8,
+    "num_local_experts": 32,
+    "rms_norm_eps": 1e-05,
+    "rope_theta": 150000.0,
+    "sliding_window": 128,
+    "swiglu_limit": 7.0,
+    "vocab_size": 201088,
+}
+
 _SMALL: Config = {"max_position_embeddings": 1024, "num_attention_heads": 4}
 
 SHAPES: dict[str, Config] = {
     "olmoe-1b-7b": _OLMOE,
     "qwen3-30b-a3b": _QWEN3,
+    "mixtral-8x7b": _MIXTRAL,
+    "deepseek-v2-lite": _DEEPSEEK_V2_LITE,
+    "gpt-oss-20b": _GPT_OSS,
     "tiny-olmoe": {
         **_OLMOE,
         **_SMALL,
@@ -107,30 +177,10 @@ SHAPES: dict[str, Config] = {
         "vocab_size": 4096,
     },
 }
-"""`config.json` by name. The first two are real models to the last number; the others are small relatives."""
+"""`config.json` by name. The first five are real models to the last number; the others are small relatives.
 
-
-@dataclass(frozen=True, slots=True)
-class TensorSpec:
-    """One tensor of a checkpoint: its Hugging Face name and shape."""
-
-    name: str
-    shape: tuple[int, ...]
-
-    @property
-    def elements(self) -> int:
-        """How many numbers it holds."""
-        return math.prod(self.shape)
-
-    @property
-    def is_norm(self) -> bool:
-        """A normalisation weight: its values lie about 1, not about 0."""
-        return len(self.shape) == 1 and self.name.endswith("norm.weight")
-
-    @property
-    def is_expert(self) -> bool:
-        """Belongs to a routed expert."""
-        return ".experts." in self.name
+gpt-oss as it is once dequantised: the published files hold its experts as MXFP4.
+"""
 
 
 def shape(name: str, **overrides: object) -> Config:
@@ -144,69 +194,26 @@ def shape(name: str, **overrides: object) -> Config:
     return {**config, **overrides}
 
 
-def _attention(config: Config, prefix: str, norms: tuple[int, int]) -> Iterator[TensorSpec]:
-    hidden, heads = config["hidden_size"], config["num_attention_heads"]
-    width = config.get("head_dim") or hidden // heads
-    query, key_value = heads * width, config["num_key_value_heads"] * width
-    yield TensorSpec(f"{prefix}.q_proj.weight", (query, hidden))
-    yield TensorSpec(f"{prefix}.k_proj.weight", (key_value, hidden))
-    yield TensorSpec(f"{prefix}.v_proj.weight", (key_value, hidden))
-    yield TensorSpec(f"{prefix}.o_proj.weight", (hidden, query))
-    yield TensorSpec(f"{prefix}.q_norm.weight", (norms[0],))
-    yield TensorSpec(f"{prefix}.k_norm.weight", (norms[1],))
+def resolve_shape(what: str) -> Config:
+    """The config of a known shape, of a `config.json`, or of the one in a model folder.
 
-
-def _mlp(prefix: str, hidden: int, intermediate: int) -> Iterator[TensorSpec]:
-    yield TensorSpec(f"{prefix}.gate_proj.weight", (intermediate, hidden))
-    yield TensorSpec(f"{prefix}.up_proj.weight", (intermediate, hidden))
-    yield TensorSpec(f"{prefix}.down_proj.weight", (hidden, intermediate))
-
-
-def _moe(config: Config, prefix: str, intermediate: int) -> Iterator[TensorSpec]:
-    hidden = config["hidden_size"]
-    yield TensorSpec(f"{prefix}.gate.weight", (config["num_experts"], hidden))
-    for expert in range(config["num_experts"]):
-        yield from _mlp(f"{prefix}.experts.{expert}", hidden, intermediate)
-
-
-def _olmoe_layer(config: Config, layer: int) -> Iterator[TensorSpec]:
-    prefix, hidden = f"model.layers.{layer}", config["hidden_size"]
-    key_value = hidden // config["num_attention_heads"] * config["num_key_value_heads"]
-    yield from _attention(config, f"{prefix}.self_attn", (hidden, key_value))
-    yield from _moe(config, f"{prefix}.mlp", config["intermediate_size"])
-
-
-def _qwen3_layer(config: Config, layer: int) -> Iterator[TensorSpec]:
-    prefix, hidden = f"model.layers.{layer}", config["hidden_size"]
-    yield from _attention(config, f"{prefix}.self_attn", (config["head_dim"], config["head_dim"]))
-    sparse = (layer + 1) % config["decoder_sparse_step"] == 0 and layer not in config["mlp_only_layers"]
-    if sparse and config["num_experts"] > 0:
-        yield from _moe(config, f"{prefix}.mlp", config["moe_intermediate_size"])
-    else:
-        yield from _mlp(f"{prefix}.mlp", hidden, config["intermediate_size"])
-
-
-_LAYERS: dict[str, Callable[[Config, int], Iterator[TensorSpec]]] = {
-    "olmoe": _olmoe_layer,
-    "qwen3_moe": _qwen3_layer,
-}
-
-
-def tensors(config: Config) -> Iterator[TensorSpec]:
-    """Every tensor of a checkpoint with this config, in the order of the model's modules.
-
-    Raises `UnsupportedError` for a family whose names are not known here.
+    What a file leaves out is as in the known shape of its family. Raises `UsageError` for an unknown name,
+    `UnsupportedError` for a family without a known shape, `CheckpointError` for a config that cannot be read.
     """
-    family, hidden = config.get("model_type"), config["hidden_size"]
-    if family not in _LAYERS:
+    path = Path(what)
+    path = path / "config.json" if path.is_dir() else path
+    if what in SHAPES or not path.is_file():
+        return shape(what)
+    try:
+        given = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError("the config cannot be read", where=path, got=error) from error
+    if not isinstance(given, dict):
+        raise CheckpointError("the config is no JSON object", where=path)
+    base = next((known for known in SHAPES.values() if known["model_type"] == given.get("model_type")), None)
+    if base is None:
+        families = ", ".join(FAMILIES)
         raise UnsupportedError(
-            "no tensor names for this family", allowed=", ".join(_LAYERS), got=repr(family)
+            "no tensor names for this family", where=path, allowed=families, got=repr(given.get("model_type"))
         )
-    yield TensorSpec("model.embed_tokens.weight", (config["vocab_size"], hidden))
-    for layer in range(config["num_hidden_layers"]):
-        yield from _LAYERS[family](config, layer)
-        for norm in ("input_layernorm", "post_attention_layernorm"):
-            yield TensorSpec(f"model.layers.{layer}.{norm}.weight", (hidden,))
-    yield TensorSpec("model.norm.weight", (hidden,))
-    if not config["tie_word_embeddings"]:
-        yield TensorSpec("lm_head.weight", (config["vocab_size"], hidden))
+    return {**base, **given}

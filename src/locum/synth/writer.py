@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from locum.errors import LocumError, UsageError
+from locum.synth.names import Config, TensorSpec, tensors
 from locum.synth.noise import POOL_BYTES, Dtype, Noise, dtype_of
-from locum.synth.shapes import Config, TensorSpec, tensors
 from locum.synth.tokenizer import Specials, write_tokenizer
 from locum.units import MIB, format_bytes
 
@@ -136,6 +136,21 @@ def _write_shard(
             os.posix_fadvise(out.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
+def _with_layers(config: Config, layers: int | None) -> Config:
+    if layers is not None and layers < 1:
+        raise UsageError("layers is too small", allowed="at least 1", got=layers)
+    return config if layers is None else {**config, "num_hidden_layers": layers}
+
+
+def measure_checkpoint(config: Config, *, layers: int | None = None, dtype: str = "bf16") -> int:
+    """Bytes of weights that `write_checkpoint` would write, which is also the most it takes at any time.
+
+    (But for headers and the tokenizer, some megabytes.)
+    """
+    form = dtype_of(dtype)
+    return sum(spec.elements for spec in tensors(_with_layers(config, layers))) * form.size
+
+
 def write_checkpoint(
     config: Config,
     path: str | Path,
@@ -156,12 +171,9 @@ def write_checkpoint(
     started, target, form = time.monotonic(), Path(path), dtype_of(dtype)
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
         raise UsageError("the checkpoint's folder exists", where=target, todo="Remove it or name another one")
-    for name, value in (("layers", layers), ("shard_bytes", shard_bytes)):
-        if value is not None and value < 1:
-            raise UsageError(f"{name} is too small", allowed="at least 1", got=value)
-    config = {**config, "dtype": form.name}
-    if layers is not None:
-        config["num_hidden_layers"] = layers
+    if shard_bytes < 1:
+        raise UsageError("shard_bytes is too small", allowed="at least 1", got=shard_bytes)
+    config = _with_layers({**config, "dtype": form.name}, layers)
     specs = list(tensors(config))
     shards = _shards(specs, shard_bytes, form)
     parameters = sum(spec.elements for spec in specs)
