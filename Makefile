@@ -6,7 +6,7 @@
 #   make model    train a small model from this machine's own text (90 minutes)
 #   make check    the long form, in pieces that resume; writes its tables to benchmarks/
 #   make lint     style, types, import floors, size budgets
-#   make docs     write docs/cli.md anew from the command line itself
+#   make docs     write docs/cli.md and docs/families.md anew from what they describe
 #   make wheel    build the wheel into dist/
 #   make clean    remove the virtual environment and everything built
 
@@ -79,6 +79,7 @@ lint-size: $(READY)
 
 docs: $(READY)
 	@$(PY) scripts/cli_docs.py
+	@$(PY) scripts/families_docs.py
 
 wheel: $(WHEEL_STAMP)
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -111,3 +111,17 @@ def same_bits(one: Sequence[Tensor], other: Sequence[Tensor]) -> bool:
         a.dtype == b.dtype and a.shape == b.shape and torch.equal(a.view(torch.uint8), b.view(torch.uint8))
         for a, b in zip(one, other, strict=True)
     )
+
+
+def swapped(subject: Subject) -> Run:
+    """Exchange the bytes of experts 0 and 1 of every layer, as an index gone wrong would."""
+    good = subject.index
+    layers = tuple(
+        replace(layer, experts=(layer.experts[1], layer.experts[0], *layer.experts[2:]))
+        for layer in good.layers
+    )
+    subject.index = replace(good, layers=layers)
+    try:
+        return subject.run(1000)
+    finally:
+        subject.index = good

@@ -91,7 +91,7 @@ def test_routing_sends_every_choice_to_one_place(data: st.DataObject) -> None:
     routing = Routing(ids_TK, count)
     flat = [e for row in rows for e in row if e < count]
     assert routing.counts == {e: flat.count(e) for e in sorted(set(flat))}
-    out_TKH = routing.outputs(torch.zeros(tokens, 1))
+    out_TKH = routing.outputs(torch.zeros(tokens, 1), torch.float32)
     weights_TK = torch.arange(tokens * width).view(tokens, width)
     for expert in routing.counts:
         _, picked = routing.gather(expert, torch.zeros(tokens, 1), weights_TK)

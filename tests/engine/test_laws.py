@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from helpers_laws import Run, Subject, reference, same_bits
+from helpers_laws import Run, Subject, reference, same_bits, swapped
 from helpers_models import FAMILIES
 from locum.engine.engine import expert_alignment
 
@@ -174,19 +174,3 @@ def test_mutations_turn_the_comparison_red(
         if mend is not None:
             mend()
     assert not same_bits(got.logits, expected.logits)
-
-
-def swapped(subject: Subject) -> Run:
-    """Exchange the bytes of experts 0 and 1 of every layer, as an index gone wrong would."""
-    from dataclasses import replace
-
-    good = subject.index
-    layers = tuple(
-        replace(layer, experts=(layer.experts[1], layer.experts[0], *layer.experts[2:]))
-        for layer in good.layers
-    )
-    subject.index = replace(good, layers=layers)
-    try:
-        return subject.run(1000)
-    finally:
-        subject.index = good

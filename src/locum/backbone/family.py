@@ -3,12 +3,15 @@
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any
 
 import torch
 import transformers
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+from transformers import AutoConfig, PreTrainedModel
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+)
 
 from locum.backbone.experts import strip
 from locum.errors import CheckpointError, UnsupportedError
@@ -26,14 +29,20 @@ def read_config(checkpoint: Checkpoint) -> Any:
 
 
 def model_class(config: Any) -> type[PreTrainedModel]:
-    """The causal language model class of a config. Raises `UnsupportedError` when there is none."""
-    try:
-        found: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
-    except KeyError:
+    """The class that generates text for a config: the one that its files name, if transformers has it.
+
+    A vision-language model is whole, and is given text alone. Raises `UnsupportedError` when there is none.
+    """
+    found: list[type[PreTrainedModel]] = []
+    for mapping in (MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING):
+        listed: Any = mapping.get(type(config), ())
+        found += listed if isinstance(listed, list | tuple) else [listed]
+    if not found:
         raise UnsupportedError(
-            "transformers has no causal language model for this family", got=config.model_type
-        ) from None
-    return cast("type[PreTrainedModel]", found)
+            "transformers has no language model that generates text for this family", got=config.model_type
+        )
+    named = getattr(config, "architectures", None) or []
+    return next((cls for cls in found if cls.__name__ in named), found[0])
 
 
 def stripped_class(base: type[PreTrainedModel]) -> type[PreTrainedModel]:
@@ -52,7 +61,7 @@ def build_skeleton(checkpoint: Checkpoint) -> PreTrainedModel:
     """The full model on the meta device, experts included: names and shapes, no memory."""
     config = read_config(checkpoint)
     with torch.device("meta"), quiet_transformers():
-        skeleton = AutoModelForCausalLM.from_config(config)
+        skeleton = model_class(config)._from_config(config)
     assert isinstance(skeleton, PreTrainedModel)
     return skeleton
 

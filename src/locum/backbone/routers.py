@@ -10,7 +10,7 @@ import re
 import torch
 from torch import Tensor, nn
 
-from locum.backbone.experts import experts_modules
+from locum.backbone.experts import experts_modules, experts_width
 
 _ROUTER_CLASS = re.compile(r"(Router|Gate)$")
 
@@ -18,21 +18,24 @@ _ROUTER_CLASS = re.compile(r"(Router|Gate)$")
 def find_routers(model: nn.Module) -> list[nn.Module | None]:
     """Per MoE layer in forward order, the router beside the experts module; None where there is none alone.
 
-    A router that needs more than the hidden states (token ids, another layer's state) cannot be asked ahead
-    and counts as none.
+    A router that takes more than the hidden states (token ids, a bias, another layer's state), or looks at
+    other states than its experts do, cannot be asked ahead and counts as none.
     """
     return [
-        _router_beside(model.get_submodule(path.rpartition(".")[0])) for path, _ in experts_modules(model)
+        _router_beside(model.get_submodule(path.rpartition(".")[0]), experts)
+        for path, experts in experts_modules(model)
     ]
 
 
-def _router_beside(block: nn.Module) -> nn.Module | None:
+def _router_beside(block: nn.Module, experts: nn.Module) -> nn.Module | None:
     found = [child for child in block.children() if _ROUTER_CLASS.search(type(child).__name__)]
     if len(found) != 1:
         return None
     parameters = inspect.signature(found[0].forward).parameters.values()
-    required = [p for p in parameters if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
-    return found[0] if len(required) == 1 else None
+    taken = [p for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+    weight = getattr(found[0], "weight", None)
+    narrower = isinstance(weight, Tensor) and weight.dim() == 2 and weight.shape[1] != experts_width(experts)
+    return found[0] if len(taken) == 1 and not narrower else None
 
 
 @torch.no_grad()

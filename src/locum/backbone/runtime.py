@@ -15,7 +15,7 @@ import torch.nn.functional as F  # noqa: N812 - the name everybody gives it
 from torch import Tensor, nn
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
-from locum.backbone.experts import IMPLEMENTATION, experts_modules
+from locum.backbone.experts import IMPLEMENTATION, experts_modules, sum_dtype
 from locum.errors import ModelError
 from locum.kernels.reference import Linear, expert_forward
 from locum.residency.mover.base import Slot
@@ -70,9 +70,9 @@ class Routing:
             start += tally
         self.counts = {expert: tallies[expert] for expert in self._rows}
 
-    def outputs(self, x_TH: Tensor) -> Tensor:
+    def outputs(self, x_TH: Tensor, dtype: torch.dtype) -> Tensor:
         """The zeroed buffer [T, K, H] that `scatter` fills."""
-        return x_TH.new_zeros(self.tokens, self.width, x_TH.shape[-1])
+        return x_TH.new_zeros(self.tokens, self.width, x_TH.shape[-1], dtype=dtype)
 
     def gather(self, expert: int, x_TH: Tensor, weights_TK: Tensor) -> tuple[Tensor, Tensor]:
         """The rows [N, H] that `expert` works on and their weights [N, 1]."""
@@ -113,14 +113,14 @@ def run_layer(  # noqa: PLR0917 - what transformers hands over, in its order
 ) -> Tensor:
     """The routed experts' output [T, H] of one MoE layer, hits first, the rest as they land."""
     routing = Routing(ids_TK, module.locum_experts)
-    out_TKH = routing.outputs(x_TH)
+    out_TKH = routing.outputs(x_TH, sum_dtype(module, x_TH, weights_TK))
     with lessor.acquire(layer, routing.counts, x_TH) as lease:
         for key, slot in lease:
             expert = lessor.expert_of(key)
             rows_NH, scale_N1 = routing.gather(expert, x_TH, weights_TK)
             result_NH = expert_forward(module, rows_NH, lessor.weights(key, slot), linear) * scale_N1
             routing.scatter(expert, out_TKH, result_NH.to(out_TKH.dtype))
-    return combine(out_TKH)
+    return combine(out_TKH).to(x_TH.dtype)
 
 
 def _experts_function(

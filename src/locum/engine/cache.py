@@ -8,6 +8,7 @@ layer. Everything else about the cache (its class, sliding, linear or indexed la
 own, so that families which look inside find what they expect.
 """
 
+from importlib import import_module
 from typing import Any
 
 from torch import Tensor
@@ -76,8 +77,27 @@ def _pageable(states: Tensor) -> bool:
     return states.dim() == 4 and states.shape[-1] * states.element_size() % ROW_BYTES == 0
 
 
+def _own_class(config: Any) -> type[DynamicCache] | None:
+    """The kind of `DynamicCache` that is defined beside the family's model, if there is one."""
+    home = type(config).__module__.replace(".configuration_", ".modeling_")
+    return next(
+        (
+            found
+            for found in vars(import_module(home)).values()
+            if isinstance(found, type) and issubclass(found, DynamicCache) and found.__module__ == home
+        ),
+        None,
+    )
+
+
 def request_cache(config: Any) -> DynamicCache:
-    """An empty cache for one request of a model with this config."""
+    """An empty cache for one request of a model with this config.
+
+    A family that brings a class of its own gets that, as it is.
+    """
+    own = _own_class(config)
+    if own is not None:
+        return own()
     cache = DynamicCache(config=config)
     cache.layers = [GrowingLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
     return cache

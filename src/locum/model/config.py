@@ -21,7 +21,14 @@ TOP_K = (
     "num_selected_experts",
 )
 SHARED = ("n_shared_experts", "num_shared_experts", "moe_num_shared_experts", "num_shared_expert")
-CONTEXT = ("max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len", "seq_length")
+CONTEXT = (
+    "max_position_embeddings",
+    "model_max_length",
+    "n_positions",
+    "max_sequence_length",
+    "max_seq_len",
+    "seq_length",
+)
 LAYERS = ("num_hidden_layers", "n_layers", "n_layer", "num_layers")
 HIDDEN = ("hidden_size", "d_model", "n_embd")
 

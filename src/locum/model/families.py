@@ -4,12 +4,14 @@ Source of each row: the family's `modeling_*.py` and `configuration_*.py` in tra
 in `conversion_mapping.py` for the names in the files.
 """
 
+import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from locum.errors import CheckpointError
 from locum.model.config import Reader
+from locum.model.supported import CHECKED, UNSUPPORTED
 
 QUANTIZATIONS: frozenset[str | None] = frozenset({None})
 """The quantisations that locum runs, by the names of `quant.quantization_of`."""
@@ -125,17 +127,19 @@ FAMILIES: Mapping[str, Family] = {
 
 def unrunnable(read: Reader, quantization: str | None) -> str | None:
     """Why locum does not run this checkpoint, in one clause; None when it does."""
-    kind = read.name("model_type") or "(none)"
-    known = ", ".join(sorted(FAMILIES))
-    if read.composite or kind not in FAMILIES:
+    named = read.whole.get("model_type")
+    kind = named if isinstance(named, str) else "(none)"
+    if kind not in CHECKED:
+        near = difflib.get_close_matches(kind, sorted(CHECKED), n=1)
+        known = f"it runs {len(CHECKED)} families" + (f", the nearest by name is {near[0]}" if near else "")
         if "auto_map" in read.whole:
             return (
-                f"{kind} is defined by code that comes with the checkpoint, which locum does not run "
-                f"(it would be anybody's code, and its experts have no common interface); it runs {known}"
+                f"{kind} is defined by code that comes with the checkpoint, which locum does not run (it "
+                f"would be anybody's code, and its experts have no common interface); {known}"
             )
-        if read.composite:
-            return f"{kind} is part of a composite model; locum runs text models of the families {known}"
-        return f"no adapter for {kind} has been checked against transformers; locum runs {known}"
+        if kind in UNSUPPORTED:
+            return f"locum does not run {kind}: {UNSUPPORTED[kind]}"
+        return f"no adapter for {kind} has been checked against transformers; {known}"
     if quantization not in QUANTIZATIONS:
         names = ", ".join(sorted(name or "unquantised" for name in QUANTIZATIONS))
         return f"the experts are stored as {quantization}; locum reads {names} experts"

@@ -173,7 +173,12 @@ def _derive(checkpoint: Checkpoint) -> MoESpec:
     read = Reader(checkpoint.config, path, family.defaults if family else None)
     layers = _layers(read, checkpoint.tensors)
     experts = _experts(read, layers)
-    every = expert_groups(checkpoint.tensors, checkpoint.folder, max(experts) if experts else None)
+    try:
+        every = expert_groups(checkpoint.tensors, checkpoint.folder, max(experts) if experts else None)
+    except CheckpointError as error:
+        if (reason := unrunnable(read, None)) is not None:  # what looks damaged may only be unknown
+            raise UnsupportedError(reason, where=checkpoint.folder) from error
+        raise
     groups = _main_stack(every, layers)
     wanted = expected_layers(read, family, layers) if family else tuple(group.layer for group in groups)
     if not groups:

@@ -1,0 +1,113 @@
+"""Laws A and B for every family of transformers that locum runs, and a named reason for every other one.
+
+The reference is transformers' eager experts with transformers' own cache. docs/families.md is the
+table of these checks, which `make docs` writes.
+"""
+
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import DynamicCache
+
+from helpers_families import FAMILIES, REFUSED, auto_class, make_family
+from helpers_laws import Run, Subject, drive, same_bits, swapped
+from locum.backbone.routers import find_routers
+from locum.engine.cache import GrowingLayer, request_cache
+from locum.errors import UnsupportedError
+from locum.model.checkpoint import Checkpoint
+from locum.model.spec import MoESpec
+from locum.model.supported import CHECKED, UNSUPPORTED
+from locum.residency.slots import PAGE
+from locum.store.layout import Layout
+
+DTYPES = ("float32", "bfloat16")
+RUN = [name for name, tiny in FAMILIES.items() if tiny.model_type in CHECKED]
+Saved = Callable[[str, str], Path]
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Saved:
+    made: dict[tuple[str, str], Path] = {}
+
+    def get(family: str, dtype: str) -> Path:
+        if (family, dtype) not in made:
+            path = tmp_path_factory.mktemp(f"{family}-{dtype}") / "model"
+            model: Any = make_family(family, getattr(torch, dtype))
+            model.save_pretrained(path, max_shard_size="300KB")
+            made[family, dtype] = path
+        return made[family, dtype]
+
+    return get
+
+
+def reference(family: str, path: Path) -> Run:
+    """transformers by itself: its class, its eager experts, its cache."""
+    model = auto_class(family).from_pretrained(
+        path, dtype="auto", experts_implementation="eager", local_files_only=True
+    )
+    for tensor in [*model.parameters(), *model.buffers()]:
+        tensor.data = tensor.data.clone()  # aligned as torch's allocator does
+    cache: Any = request_cache(model.config)
+    if any(type(layer) is GrowingLayer for layer in cache.layers):
+        cache = DynamicCache(config=model.config)
+    return Run(*drive(model.eval(), cache))
+
+
+def subject_of(path: Path) -> Subject:
+    subject = Subject(path)
+    sizes = {Layout(subject.index).slot_bytes(n) for n in range(len(subject.index.layers))}
+    subject.slot = max(sizes) if len(sizes) == 1 else 4 * PAGE  # slots of each size have pages of their own
+    return subject
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("family", RUN)
+def test_the_bits_are_those_of_transformers(saved: Saved, family: str, dtype: str) -> None:
+    path = saved(family, dtype)
+    subject, expected = subject_of(path), reference(family, path)
+    asked = all(router is not None for router in find_routers(subject.model))
+    for slots, eviction in ((2, "lru"), (7, "lfu-aging")):
+        got = subject.run(slots, eviction=eviction, prefetch="next-gate" if asked else "none")
+        assert same_bits(got.logits, expected.logits)
+        assert got.tokens == expected.tokens
+    assert not same_bits(swapped(subject).logits, expected.logits), "two experts in each other's place"
+
+
+@pytest.mark.parametrize("family", RUN)
+def test_the_headers_tell_what_the_index_holds(saved: Saved, family: str) -> None:
+    path = saved(family, "bfloat16")
+    spec, index = MoESpec.of(Checkpoint.open(path)), Subject(path).index
+    assert spec.unrunnable is None
+    text = [layer for layer in index.layers if "vision" not in layer.module]
+    assert list(spec.experts) == [len(layer.experts) for layer in text]
+    held = [sum(span.length for span in layer.experts[0]) for layer in text]
+    assert list(spec.expert_bytes) == held
+
+
+@pytest.mark.parametrize("family", [name for name in FAMILIES if name not in RUN])
+def test_what_cannot_be_run_says_why(saved: Saved, family: str) -> None:
+    reason = UNSUPPORTED[FAMILIES[family].model_type]
+    with pytest.raises(UnsupportedError, match=re.escape(reason)):
+        MoESpec.of(Checkpoint.open(saved(family, "float32"))).require_runnable()
+
+
+def test_nobody_is_forgotten() -> None:
+    assert len(RUN) >= 58
+    assert {tiny.model_type for tiny in FAMILIES.values()} | set(REFUSED) <= CHECKED | set(UNSUPPORTED)
+
+
+def test_the_page_about_families_is_up_to_date() -> None:
+    command = [sys.executable, str(Path(__file__).parents[2] / "scripts/families_docs.py"), "--check"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    torch.manual_seed(0)
