@@ -13,7 +13,9 @@ from locum.store.index import SCHEMA, ExpertIndex, FileId, LayerIndex, Span, Ten
 
 numbers = st.integers(0, 2**50)
 spans = st.builds(Span, numbers, numbers, numbers, numbers)
-views = st.builds(TensorView, st.text(), st.lists(numbers, max_size=4).map(tuple), st.text(), numbers)
+views = st.builds(
+    TensorView, st.text(), st.lists(numbers, max_size=4).map(tuple), st.text(), numbers, st.text()
+)
 layers = st.builds(
     LayerIndex,
     st.text(),
@@ -21,7 +23,6 @@ layers = st.builds(
     numbers,
     st.lists(views, max_size=3).map(tuple),
     st.lists(st.lists(spans, max_size=3).map(tuple), min_size=1, max_size=4).map(tuple),
-    st.text(),
 )
 indexes = st.builds(
     ExpertIndex,

@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers_store import index_of
-from locum.errors import CheckpointError, UnsupportedError
+from locum.errors import CheckpointError
 from locum.store import layout as layouts
-from locum.store.index import ExpertIndex, FileId, LayerIndex, Span
+from locum.store.index import ExpertIndex, FileId, Span
 from locum.store.layout import DirectBlock, Layout, split
 
 PAGE = 4096
@@ -175,9 +175,3 @@ def test_a_lying_index_is_refused(spans: list[Span], message: str) -> None:
     with pytest.raises(CheckpointError, match=message) as caught:
         Layout(index_of(FILE, [(4100, [spans])]))
     assert "expert 0 of model.layers.0.mlp.experts" in str(caught.value)
-
-
-def test_an_unknown_transform_is_refused_by_name() -> None:
-    layer = LayerIndex("model.layers.0.mlp.experts", 0, 10, (), ((Span(0, 0, 10, 0),),), transform="mxfp4")
-    with pytest.raises(UnsupportedError, match="mxfp4"):
-        Layout(ExpertIndex(FILE, (layer,), "x"))

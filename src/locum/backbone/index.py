@@ -10,6 +10,7 @@ is why transformers is pinned and why the tests compare the index with a full lo
 
 import re
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +24,7 @@ from transformers.core_model_loading import WeightConverter, WeightRenaming, ren
 from locum.backbone.experts import expert_shapes, experts_modules
 from locum.backbone.family import build_skeleton
 from locum.errors import CheckpointError, UnsupportedError
+from locum.kernels.forms import stored_shape
 from locum.model.checkpoint import Checkpoint
 from locum.model.header import TensorInfo
 from locum.store.index import ALIGN, ExpertIndex, FileId, LayerIndex, Span, TensorView, merge_spans
@@ -30,7 +32,7 @@ from locum.store.index import ALIGN, ExpertIndex, FileId, LayerIndex, Span, Tens
 _EXPERT_NUMBER = re.compile(r"experts\.(\d+)\.")
 _LAYER_NUMBER = re.compile(r"\.(\d+)\.")
 _DTYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32", "F64": "float64"}
-_RULES = 1  # raise when the same files would give another index
+_RULES = 2  # raise when the same files would give another index
 _PLACEMENTS = (("MergeModulelist",), ("MergeModulelist", "Concatenate"))
 
 
@@ -40,6 +42,7 @@ class _Part(NamedTuple):
     order: int  # place among the concatenated sources: gate 0, up 1
     expert: int | None  # None: the tensor holds all experts
     name: str
+    form: str = "raw"  # see kernels.forms
 
 
 def expert_index(checkpoint: Checkpoint, cache: Path | None = None) -> ExpertIndex:
@@ -101,10 +104,12 @@ def _parts_by_parameter(checkpoint: Checkpoint, skeleton: PreTrainedModel) -> di
             parts[target].append(_Part(0, None, name))
             continue
         converter = by_pattern[pattern]
-        _require_placement(converter, target)
         number = _EXPERT_NUMBER.search(name)
         if number is None:
-            raise UnsupportedError("a fused expert tensor that needs converting", where=name, got=pattern)
+            form = _form_of(converter, target, checkpoint.tensors[name].shape, state[target].shape)
+            parts[target].append(_Part(0, None, name, form))
+            continue
+        _require_placement(converter, target)
         parts[target].append(_Part(converter.source_patterns.index(pattern), int(number[1]), name))
     return parts
 
@@ -113,12 +118,29 @@ def _require_placement(converter: WeightConverter, target: str) -> None:
     operations = tuple(type(op).__name__ for op in converter.operations)
     rows = [getattr(op, "dim", 0) for op in converter.operations]
     if operations not in _PLACEMENTS or rows != [0, 1][: len(rows)]:
-        raise UnsupportedError(
-            "this checkpoint's experts need more than placing bytes",
-            where=target,
-            allowed="experts stacked and, for gate and up, concatenated by rows",
-            got=" then ".join(operations),
-        )
+        raise _unknown(converter, target)
+
+
+def _form_of(converter: WeightConverter, target: str, stored: Sequence[int], wanted: Sequence[int]) -> str:
+    """The form of a tensor that holds all experts and goes through `converter`."""
+    operations = converter.operations
+    if len(operations) == 1:
+        name, facts = type(operations[0]).__name__, vars(operations[0])
+        if name == "Interleave" and facts["dim"] == 1 and not facts["inverse"]:
+            return "interleaved"
+        if name == "Transpose" and {facts["dim0"], facts["dim1"]} == {1, 2}:
+            right_way_round = facts["check_dims"] and tuple(stored) == tuple(wanted)
+            return "raw" if right_way_round else "transposed"
+    raise _unknown(converter, target)
+
+
+def _unknown(converter: WeightConverter, target: str) -> UnsupportedError:
+    return UnsupportedError(
+        "this checkpoint's experts are stored in a form that locum does not know",
+        where=target,
+        allowed="experts stacked, gate and up concatenated by rows or by turns, or all transposed",
+        got=" then ".join(type(operation).__name__ for operation in converter.operations),
+    )
 
 
 def _layer(
@@ -133,12 +155,15 @@ def _layer(
         name: _pieces(checkpoint, f"{path}.{name}", parts.get(f"{path}.{name}", []), meta)
         for name, meta in shapes.items()
     }
+    forms = {name: found[0].form for name in shapes if (found := parts.get(f"{path}.{name}"))}
     count = next(iter(shapes.values())).shape[0]
     spans: list[list[Span]] = [[] for _ in range(count)]
     views, at = [], 0
     # tensors follow one another as they do in the file: neighbours there are then read as one
     for name in sorted(sources, key=lambda n: (numbers[sources[n][0][0].file], sources[n][0][0].offset)):
-        views.append(TensorView(name, tuple(shapes[name].shape[1:]), _DTYPES[sources[name][0][0].dtype], at))
+        form = forms.get(name, "raw")
+        dtype = _DTYPES[sources[name][0][0].dtype]
+        views.append(TensorView(name, tuple(shapes[name].shape[1:]), dtype, at, form))
         for expert, infos in enumerate(sources[name]):
             here = at
             for info in infos:
@@ -159,11 +184,12 @@ def _pieces(checkpoint: Checkpoint, target: str, parts: list[_Part], meta: Tenso
     """Per expert, the byte runs that make up its part of parameter `target` [E, ...], checked against
     `meta`.
     """
-    count, shape = meta.shape[0], tuple(meta.shape[1:])
     if not parts:
         raise CheckpointError("experts are missing", where=checkpoint.folder, allowed=f"tensors for {target}")
+    count, shape = meta.shape[0], stored_shape(parts[0].form, tuple(meta.shape[1:]))
+    whole = (count, *shape)
     sources = (
-        _slices(checkpoint, target, parts, meta) if parts[0].expert is None else _rows(checkpoint, parts)
+        _slices(checkpoint, target, parts, whole) if parts[0].expert is None else _rows(checkpoint, parts)
     )
     missing = [expert for expert in range(count) if not sources.get(expert)]
     extra = sorted(set(sources) - set(range(count)))
@@ -204,15 +230,15 @@ def _rows(checkpoint: Checkpoint, parts: list[_Part]) -> dict[int, list[TensorIn
 
 
 def _slices(
-    checkpoint: Checkpoint, target: str, parts: list[_Part], meta: Tensor
+    checkpoint: Checkpoint, target: str, parts: list[_Part], shape: tuple[int, ...]
 ) -> dict[int, list[TensorInfo]]:
     """One tensor [E, ...] holds all experts: cut it along the first axis."""
     info = checkpoint.tensors[parts[0].name]
-    if len(parts) > 1 or info.shape != tuple(meta.shape):
+    if len(parts) > 1 or info.shape != shape:
         raise CheckpointError(
             "the shape of the fused experts disagrees with the config",
             where=target,
-            allowed=list(meta.shape),
+            allowed=list(shape),
             got=[list(checkpoint.tensors[part.name].shape) for part in parts],
         )
     step = info.length // info.shape[0]

@@ -5,9 +5,9 @@ Axes: T tokens, H hidden, K chosen.
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from locum.backbone.index import torch_dtype
 from locum.backbone.routers import find_routers, predict
 from locum.engine.account import ExpertCounts
 from locum.errors import BudgetError, UsageError
+from locum.kernels.forms import restorer, stored_shape
 from locum.policy import create as create_eviction
 from locum.policy.future import Future
 from locum.policy.prefetch import Prediction, Prefetcher
@@ -182,12 +183,20 @@ class Residents:
         if known is not None and known[0] == key:
             return known[1]
         base = slot.offset + self.layout.image_start(key)
+        plan = self._plans[key // self._stride]
         views = {
-            name: torch.frombuffer(self.arena.memory, dtype=dtype, count=count, offset=base + at).view(shape)
-            for name, dtype, count, shape, at in self._plans[key // self._stride]
+            view.name: torch.frombuffer(
+                self.arena.memory, dtype=view.dtype, count=view.elements, offset=base + view.at
+            ).view(view.shape)
+            for view in plan
         }
-        if any(view.dtype != self._dtype for view in views.values()):
-            return {name: view.to(self._dtype) for name, view in views.items()}
+        if any(view.dtype != self._dtype or view.restore is not None for view in plan):
+            return {
+                view.name: (views[view.name] if view.restore is None else view.restore(views[view.name])).to(
+                    self._dtype
+                )
+                for view in plan
+            }
         self._views[slot.offset] = (key, views)
         return views
 
@@ -297,9 +306,26 @@ def _mover_kind(asked: Kind) -> Kind:
     return cast("Kind", os.environ.get("LOCUM_MOVER", "auto")) if asked == "auto" else asked
 
 
-def _view_plan(layer: LayerIndex) -> list[tuple[str, torch.dtype, int, tuple[int, ...], int]]:
-    """(name, dtype, elements, shape, byte in the image) of each tensor of a layer's experts."""
+class _View(NamedTuple):
+    """How one tensor of an expert lies in its image, and what makes a parameter of it, if anything must."""
+
+    name: str
+    dtype: torch.dtype
+    elements: int
+    shape: tuple[int, ...]
+    at: int
+    restore: Callable[[Tensor], Tensor] | None
+
+
+def _view_plan(layer: LayerIndex) -> list[_View]:
     return [
-        (view.name, torch_dtype(view.dtype), torch.Size(view.shape).numel(), view.shape, view.at)
+        _View(
+            view.name,
+            torch_dtype(view.dtype),
+            torch.Size(view.shape).numel(),
+            stored_shape(view.form, view.shape),
+            view.at,
+            None if view.form == "raw" else restorer(view.form),
+        )
         for view in layer.tensors
     ]

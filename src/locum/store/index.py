@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from locum.errors import CheckpointError
 from locum.files import write_json
 
-SCHEMA = "locum.index/1"
+SCHEMA = "locum.index/2"
 ALIGN = 64
 """Tensors in an image start at multiples of this many bytes: what torch's own allocator gives."""
 
@@ -31,12 +31,16 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class TensorView:
-    """One tensor of an image: parameter name (`gate_up_proj`), shape, dtype name (`bfloat16`), first byte."""
+    """One tensor of an image: parameter name (`gate_up_proj`), shape, dtype name (`bfloat16`), first byte.
+
+    `form`: how the stored bytes become the parameter, by a name of `kernels.forms`; `raw` when they are it.
+    """
 
     name: str
     shape: tuple[int, ...]
     dtype: str
     at: int
+    form: str = "raw"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +52,6 @@ class LayerIndex:
     image_bytes: int
     tensors: tuple[TensorView, ...]
     experts: tuple[tuple[Span, ...], ...]
-    transform: str = "raw"
-    """How file bytes become image bytes. `raw`: they are the same bytes. Others are registered in `store`."""
 
 
 def merge_spans(spans: Iterable[Span]) -> list[Span]:
@@ -156,7 +158,11 @@ def _record(kind: type[_Record], values: dict[str, Any]) -> _Record:
 def _tensor(values: dict[str, Any]) -> TensorView:
     shape = tuple(_of(int, size) for size in values["shape"])
     return TensorView(
-        name=_of(str, values["name"]), shape=shape, dtype=_of(str, values["dtype"]), at=_of(int, values["at"])
+        name=_of(str, values["name"]),
+        shape=shape,
+        dtype=_of(str, values["dtype"]),
+        at=_of(int, values["at"]),
+        form=_of(str, values["form"]),
     )
 
 
@@ -167,5 +173,4 @@ def _layer(values: dict[str, Any]) -> LayerIndex:
         image_bytes=_of(int, values["image_bytes"]),
         tensors=tuple(_tensor(tensor) for tensor in values["tensors"]),
         experts=tuple(tuple(_record(Span, span) for span in spans) for spans in values["experts"]),
-        transform=_of(str, values["transform"]),
     )

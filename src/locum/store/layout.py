@@ -12,7 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from locum.errors import CheckpointError, UnsupportedError
+from locum.errors import CheckpointError
 from locum.machine.pages import PAGE
 from locum.store.index import ALIGN, ExpertIndex, LayerIndex, Span, merge_spans
 from locum.units import KIB, MIB
@@ -92,7 +92,7 @@ class Layout:
 
     `align` is 64 where torch computes on the slot, 1 where only our own kernels do. All movers share one
     layout, so slot sizes do not depend on the mover. Raises `CheckpointError` when the index points outside a
-    file or an image, `UnsupportedError` for a transform the store does not know.
+    file or an image.
     """
 
     def __init__(self, index: ExpertIndex, align: int = ALIGN) -> None:
@@ -104,13 +104,6 @@ class Layout:
         """How many experts need the staging buffer."""
         reach: dict[int, int] = defaultdict(int)
         for number, layer in enumerate(index.layers):
-            if layer.transform != "raw":
-                raise UnsupportedError(
-                    "experts stored in a form locum cannot read yet",
-                    where=layer.module,
-                    allowed="raw",
-                    got=layer.transform,
-                )
             for expert, spans in enumerate(layer.experts):
                 self._check(layer, expert, spans)
                 start, staged = _choose_start(merge_spans(spans), align)

@@ -1,0 +1,33 @@
+"""Stored forms against transformers' own conversions."""
+
+import pytest
+import torch
+from transformers.core_model_loading import Interleave, Transpose
+
+from locum.errors import UnsupportedError
+from locum.kernels.forms import restorer, stored_shape
+
+
+def test_rows_by_turns() -> None:
+    stored = torch.randn(3, 10, 4, generator=torch.Generator().manual_seed(0))
+    right = Interleave(dim=1).convert({"a": stored}, ["a"], ["b"])["b"]
+    for expert in range(3):
+        got = restorer("interleaved")(stored[expert])
+        assert torch.equal(got, right[expert])
+        assert got.is_contiguous()
+
+
+def test_transposed() -> None:
+    stored = torch.randn(3, 10, 4, generator=torch.Generator().manual_seed(0))
+    right = Transpose(dim0=1, dim1=2).convert({"a": stored}, ["a"], ["b"])["b"]
+    for expert in range(3):
+        got = restorer("transposed")(stored[expert])
+        assert torch.equal(got, right[expert])
+        assert got.is_contiguous()
+    assert stored_shape("transposed", (4, 10)) == (10, 4)
+    assert stored_shape("raw", (4, 10)) == stored_shape("interleaved", (4, 10)) == (4, 10)
+
+
+def test_an_unknown_form_is_refused_by_name() -> None:
+    with pytest.raises(UnsupportedError, match="mxfp4"):
+        restorer("mxfp4")
