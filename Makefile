@@ -55,6 +55,7 @@ wheel-portable: $(VENV)/.torch
 # Stop with Ctrl-C, and go on later; MODEL_ARGS="--minutes 10" for a quick look.
 model: $(READY)
 	@$(PY) -m locum.train --out build/locum-tiny $(MODEL_ARGS)
+	@$(PY) -m locum.train.card build/locum-tiny
 
 check: $(VENV)/.test $(VENV)/.bench
 	@$(PY) scripts/check.py

@@ -14,22 +14,9 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from helpers_models import randomise
+from helpers_models import COMMON, randomise
 
 Overrides = dict[str, Any]
-
-BASE: Overrides = {
-    "vocab_size": 256,
-    "hidden_size": 64,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 256,
-    "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-}
-"""What every text configuration shares; a family's own values win."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +95,7 @@ def _mrope(section: list[int], partial: float = 1.0) -> Overrides:
 
 def _causal(family: str, note: str, *parts: Overrides, **own: Any) -> tuple[str, Tiny]:
     """An entry whose checkpoints are text models: `parts` over the base, then the family's `own` values."""
-    config = {**BASE, **{key: value for part in parts for key, value in part.items()}, **own}
+    config = {**COMMON, **{key: value for part in parts for key, value in part.items()}, **own}
     return family, Tiny(family, config, note)
 
 
@@ -116,7 +103,7 @@ def _composite(
     family: str, note: str, *parts: Overrides, auto: str = "image-text", model_type: str = "", **own: Any
 ) -> tuple[str, Tiny]:
     """An entry whose checkpoints hold a text model and others: `own` are the outer configuration's values."""
-    text = {**BASE, **{key: value for part in parts for key, value in part.items()}}
+    text = {**COMMON, **{key: value for part in parts for key, value in part.items()}}
     return family, Tiny(model_type or family, {"text_config": text, **own}, note, auto)
 
 
@@ -356,14 +343,14 @@ def make_family(name: str, dtype: torch.dtype = torch.float32, seed: int = 0) ->
     return model
 
 
-def _settle(model: nn.Module, seed: int) -> None:
+def _settle(model: Any, seed: int) -> None:
     """Give sensible values to what `randomise` leaves alone or sends out of range."""
     generator = torch.Generator().manual_seed(seed)
-    zaya = model.config.model_type == "zaya"  # type: ignore[union-attr]
+    zaya = model.config.model_type == "zaya"
     with torch.no_grad():
         for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
             if name.endswith("tid2eid"):  # hash routing: distinct ids per token; a fresh model has zeros
-                count = int(model.config.n_routed_experts)  # type: ignore[union-attr, arg-type]
+                count = int(model.config.n_routed_experts)
                 order = torch.rand(tensor.shape[0], count, generator=generator).argsort(-1)
                 tensor.copy_(order[:, : tensor.shape[1]])
             elif name.endswith("balancing_biases"):  # every load writes -1 to zaya's last, "no expert";

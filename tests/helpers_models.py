@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
-_COMMON = {
+COMMON = {
     "vocab_size": 256,
     "hidden_size": 64,
     "num_hidden_layers": 3,
@@ -89,7 +89,7 @@ def make_model(
     family: str, dtype: torch.dtype = torch.float32, seed: int = 0, **overrides: object
 ) -> nn.Module:
     """A full transformers model of `family` in memory."""
-    config = AutoConfig.for_model(family, **{**_COMMON, **FAMILIES[family], **overrides})
+    config = AutoConfig.for_model(family, **{**COMMON, **FAMILIES[family], **overrides})
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
     randomise(model, seed)

@@ -1,6 +1,7 @@
 """Every family of `helpers_families` builds, runs on text and survives a round trip through a checkpoint."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -26,13 +27,13 @@ def test_the_table_has_all_64_folders() -> None:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_family_builds_runs_and_reloads(family: str, tmp_path: Path) -> None:
-    model = make_family(family)
-    model.set_experts_implementation("eager")  # type: ignore[operator]
+    model: Any = make_family(family)
+    model.set_experts_implementation("eager")
     assert list(experts_modules(model))
     assert sum(parameter.numel() for parameter in model.parameters()) < 500_000
     logits = _logits(model)
     assert logits.isfinite().all()
-    model.save_pretrained(tmp_path)  # type: ignore[operator]
+    model.save_pretrained(tmp_path)
     again = auto_class(family).from_pretrained(
         tmp_path, dtype="auto", experts_implementation="eager", local_files_only=True
     )

@@ -12,7 +12,7 @@ from helpers_cli import locum
 from locum.evaluate.evaluation import Evaluation
 from locum.evaluate.likelihood import Score
 from locum.evaluate.questions import SHOTS, answer, examine, prompt
-from locum.evaluate.tasks import KINDS, Task, examination
+from locum.evaluate.tasks import KINDS, examination
 from locum.synth.shapes import shape
 from locum.synth.writer import write_checkpoint
 
@@ -76,10 +76,6 @@ def test_right_answers_are_counted() -> None:
     assert answer(engine, task) == task.answer
 
 
-def test_task_is_what_it_says() -> None:
-    assert Task("add", "add 1 + 2", "3").prompt == "add 1 + 2 ="
-
-
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("eval") / "tiny"
@@ -92,8 +88,8 @@ def test_the_command(model: Path, tmp_path: Path) -> None:
     lines = [{"text": "some words to judge, and some more " * 3, "domain": d} for d in ("one", "two", "one")]
     data.write_text("\n".join(map(json.dumps, lines)))
     result = locum(
-        "eval", str(model), "--against", str(model), "--data", str(data), "--questions", "1", "--json",
-        cwd=tmp_path,
+        "eval", str(model), "--against", str(model), "--data", str(data),
+        "--questions", "1", "--window", "16", "--json", cwd=tmp_path,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     document = json.loads(result.stdout)

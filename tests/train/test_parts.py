@@ -64,8 +64,8 @@ def test_the_balance_loss_by_its_definition() -> None:
         )
         assert sum(chosen.values()) == 2 * tokens
     assert balance.loss().item() == pytest.approx(sum(expected) / len(expected), rel=1e-5)
-    assert balance.load_LE.shape == (2, 6)
-    assert balance.load_LE.mean(1).tolist() == pytest.approx([1.0, 1.0])
+    assert balance.load().shape == (2, 6)
+    assert balance.load().mean(1).tolist() == pytest.approx([1.0, 1.0])
 
 
 @given(rows=st.integers(2, 40), columns=st.integers(2, 40), seed=st.integers(0, 1000))

@@ -8,6 +8,8 @@ from locum.evaluate.tasks import Task, examination, tasks
 
 SHOTS = 4
 """Solved tasks of the same kind before the question, as the model has seen them in training."""
+QUESTION_CONTEXT = 512
+"""Tokens that a question with its solved ones and its answer fit in, whatever the tokenizer."""
 _SPARE_TOKENS = 4
 
 

@@ -10,7 +10,7 @@ from locum.engine.session import shipped_model
 from locum.errors import BudgetError, UsageError
 from locum.evaluate.evaluation import Evaluation
 from locum.evaluate.likelihood import score
-from locum.evaluate.questions import examine
+from locum.evaluate.questions import QUESTION_CONTEXT, examine
 from locum.evaluate.tasks import KINDS
 from locum.evaluate.texts import Text, read_texts, shipped_texts
 from locum.machine.limits import memory_limit
@@ -103,7 +103,8 @@ def _engines(
             got=format_bytes(limit + logits),
             todo="Give more memory, or use a smaller --window",
         )
-    common: dict[str, Any] = {"context": options.window + 1, "threads": options.threads}
+    context = max(options.window + 1, QUESTION_CONTEXT)
+    common: dict[str, Any] = {"context": context, "threads": options.threads}
     with screen.working(f"loading {path.name}"):
         engine = load(path, memory=limit if reference is None else limit // 2, **common)
     with engine:

@@ -22,7 +22,7 @@ def main(argv: list[str] | None = None) -> int:
     if not MALLOC.keys() <= os.environ.keys():
         os.environ.update(MALLOC)
         os.environ.setdefault("OMP_WAIT_POLICY", "active")
-        os.execv(sys.executable, [sys.executable, "-m", "locum.train", *(argv or sys.argv[1:])])  # noqa: S606
+        os.execv(sys.executable, [sys.executable, "-m", "locum.train", *(argv or sys.argv[1:])])  # noqa: S606 - us again
     import torch
 
     from locum.train.corpus import by_domain, documents

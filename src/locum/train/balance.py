@@ -15,7 +15,7 @@ from locum.backbone.routers import find_routers
 
 
 class Balance:
-    """Listens to a model's routers. After a forward pass `loss()` and `load_LE` speak of that pass."""
+    """Listens to a model's routers. After a forward pass `loss()` and `load()` speak of that pass."""
 
     def __init__(self, model: nn.Module) -> None:
         self._seen: list[tuple[Tensor, Tensor]] = []
@@ -36,9 +36,8 @@ class Balance:
             total = total + experts * (share_E * logits_TE.softmax(-1).mean(0)).sum()
         return total / max(1, len(self._seen))
 
-    @property
-    def load_LE(self) -> Tensor:  # noqa: N802 - axes
-        """Each layer's share of choices per expert, times E: 1 everywhere when even."""
+    def load(self) -> Tensor:
+        """[L, E]: each layer's share of choices per expert, times E: 1 everywhere when even."""
         rows = [
             torch.bincount(ids.reshape(-1), minlength=logits.shape[-1]) * (logits.shape[-1] / ids.numel())
             for logits, ids in self._seen

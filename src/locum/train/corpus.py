@@ -115,6 +115,7 @@ def _catalogue(path: Path) -> str | None:
     """The translations of a message catalogue, one message after the other."""
     try:
         with path.open("rb") as file:
+            # there is no public way to list a catalogue's messages
             messages = gettext.GNUTranslations(file)._catalog  # type: ignore[attr-defined]
     except (OSError, UnicodeDecodeError, ValueError, KeyError, IndexError):
         return None

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from locum.evaluate.tasks import KINDS, Task, tasks
+from locum.files import write_json
 from locum.train.corpus import Document
 
 VOCABULARY = 4096
@@ -78,7 +79,7 @@ def write_data(documents: dict[str, list[Document]], folder: Path) -> None:
                 document.package, {"licence": document.licence, "bytes": 0}
             )
             package["bytes"] += len(document.text.encode())
-    (folder / "data.json").write_text(json.dumps(facts, indent=1, ensure_ascii=False))
+    write_json(folder / "data.json", facts, indent=1)
 
 
 @dataclass

@@ -1,6 +1,5 @@
 """A trained model as an ordinary Hugging Face folder: bfloat16, small shards, tokenizer, card."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +7,7 @@ import torch
 from tokenizers import Tokenizer
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from locum.files import write_json
 from locum.train.data import END, PAD
 
 SHARD = "15MB"
@@ -35,4 +35,4 @@ def export(model: PreTrainedModel, tokenizer: Tokenizer, folder: Path, facts: di
         clean_up_tokenization_spaces=False, model_max_length=model.config.max_position_embeddings,
     )  # fmt: skip
     wrapped.save_pretrained(folder)
-    (folder / "training.json").write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
+    write_json(folder / "training.json", facts, indent=1)

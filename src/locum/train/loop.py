@@ -68,10 +68,10 @@ class Run:
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
         self.step += 1
-        load = self.balance.load_LE
+        load_LE = self.balance.load()
         measured = {"loss": loss.item(), "balance": balance.item(), "norm": norm.item()}
-        if load.numel():
-            measured |= {"most": load.max().item(), "least": load.min().item()}
+        if load_LE.numel():
+            measured |= {"most": load_LE.max().item(), "least": load_LE.min().item()}
         return measured
 
     def train(self, minutes: float, state: Path) -> None:

@@ -34,7 +34,7 @@ class Muon(torch.optim.Optimizer):
         super().__init__(list(params), {"lr": lr, "weight_decay": weight_decay})
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]
+    def step(self, closure: None = None) -> None:  # type: ignore[override]  # no closures
         """One update."""
         for group in self.param_groups:
             for p in group["params"]:
