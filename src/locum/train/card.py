@@ -71,10 +71,9 @@ def write_card(folder: Path, training: Mapping[str, Any], found: Mapping[str, An
     lines = [
         f"# {folder.name}",
         "",
-        f"A small Mixture-of-Experts model ({config['model_type']}) that ships with locum, for",
-        "demonstrations, tests and measurements of quality. Trained from nothing by `python -m locum.train`,",
-        "on text that comes with a Debian system and on generated tasks. It knows far too little to be asked",
-        "anything.",
+        f"A small Mixture-of-Experts model ({config['model_type']}) for demonstrations, tests and",
+        "measurements of quality. Trained from nothing by `python -m locum.train`, on text that comes with a",
+        "Debian system and on generated tasks. It knows far too little to be asked anything.",
         "",
         "## Held-out text, bits per byte",
         "",
