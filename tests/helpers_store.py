@@ -7,8 +7,13 @@ from pathlib import Path
 from locum.machine.pages import PAGE
 from locum.residency.mover.base import Slot
 from locum.store.arena import Arena
-from locum.store.index import ExpertIndex, FileId, LayerIndex, Span, TensorView
+from locum.store.index import ExpertIndex, FileId, LayerIndex, Matrix, Piece, Span, TensorView
 from locum.store.layout import Layout
+
+
+def raw_view(name: str, shape: tuple[int, ...], dtype: str, at: int = 0) -> TensorView:
+    """A parameter that is stored as it is multiplied."""
+    return TensorView(name, shape, (Matrix("raw", shape, (Piece("weight", dtype, shape, at),)),))
 
 
 def file_id(path: Path) -> FileId:
@@ -35,7 +40,7 @@ def index_of(files: tuple[FileId, ...], layers: list[tuple[int, list[list[Span]]
                 module=f"model.layers.{number}.mlp.experts",
                 layer=number,
                 image_bytes=image,
-                tensors=(TensorView("down_proj", (image,), "uint8", 0),),
+                tensors=(raw_view("down_proj", (image,), "uint8"),),
                 experts=tuple(tuple(spans) for spans in experts),
             )
             for number, (image, experts) in enumerate(layers)

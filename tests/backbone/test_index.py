@@ -11,8 +11,9 @@ from safetensors.torch import load_file, save_file
 
 from helpers_models import FAMILIES, reference_model
 from locum.backbone.experts import expert_shapes, experts_modules
-from locum.backbone.index import expert_index, torch_dtype
+from locum.backbone.index import expert_index
 from locum.errors import CheckpointError, UnsupportedError
+from locum.kernels.stored import torch_dtype
 from locum.model.checkpoint import Checkpoint
 from locum.store.index import ExpertIndex
 
@@ -28,9 +29,11 @@ def read_expert(index: ExpertIndex, key: int) -> dict[str, torch.Tensor]:
             image[span.at : span.at + span.length] = file.read(span.length)
     return {
         view.name: torch.frombuffer(
-            image, dtype=torch_dtype(view.dtype), count=torch.Size(view.shape).numel(), offset=view.at
+            image, dtype=torch_dtype(piece.dtype), count=torch.Size(view.shape).numel(), offset=piece.at
         ).view(view.shape)
         for view in layer.tensors
+        for matrix in view.matrices
+        for piece in matrix.pieces
     }
 
 

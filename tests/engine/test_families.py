@@ -117,7 +117,9 @@ def test_experts_that_the_hub_holds_transposed(tmp_path: Path) -> None:
         metadata={"format": "pt"},
     )
     subject = subject_of(path)
-    assert {view.form for layer in subject.index.layers for view in layer.tensors} == {"transposed"}
+    assert {m.form for layer in subject.index.layers for view in layer.tensors for m in view.matrices} == {
+        "raw+transposed"
+    }
     got, expected = subject.run(3, prefetch="next-gate"), reference("qwen3_vl_moe", path)
     assert same_bits(got.logits, expected.logits)
 

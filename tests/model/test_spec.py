@@ -236,8 +236,7 @@ def test_fp8_is_counted_and_named(tmp_path: Path) -> None:
     assert spec.backbone_resident_bytes == plain.backbone_bytes
     total = sum(length_of(*entry) for entry in stored.values())
     assert spec.routed_bytes + spec.backbone_bytes == total
-    assert not spec.runnable
-    assert "fp8" in str(spec.unrunnable)
+    assert spec.runnable
 
 
 @pytest.mark.parametrize(
@@ -344,47 +343,58 @@ def test_mxfp4_at_odds(changes: dict[str, int], words: tuple[str, ...], tmp_path
 
 
 @pytest.mark.parametrize(
-    ("declared", "suffixes", "name"),
+    ("declared", "pieces", "name"),
     [
         (
-            {"quant_method": "gptq", "bits": 4, "group_size": 4},
-            {"qweight": ("I32", 8), "scales": ("F16", 4), "qzeros": ("I32", 32), "g_idx": ("I32", None)},
+            {"quant_method": "gptq", "bits": 4, "group_size": 8},
+            lambda o, i: {
+                "qweight": ("I32", (i // 8, o)),
+                "qzeros": ("I32", (i // 8, o // 8)),
+                "scales": ("F16", (i // 8, o)),
+                "g_idx": ("I32", (i,)),
+            },
             "gptq",
         ),
         (
-            {"quant_method": "awq", "bits": 4, "group_size": 4},
-            {"qweight": ("I32", 8), "scales": ("F16", 4), "qzeros": ("I32", 32)},
+            {"quant_method": "awq", "bits": 4, "group_size": 8},
+            lambda o, i: {
+                "qweight": ("I32", (i, o // 8)),
+                "qzeros": ("I32", (i // 8, o // 8)),
+                "scales": ("F16", (i // 8, o)),
+            },
             "awq",
         ),
         (
             {
                 "quant_method": "compressed-tensors",
-                "config_groups": {"group_0": {"weights": {"num_bits": 8}}},
+                "config_groups": {"group_0": {"targets": ["Linear"], "weights": {"num_bits": 8}}},
             },
-            {"weight_packed": ("I32", 4), "weight_scale": ("BF16", 4), "weight_shape": ("I64", None)},
+            lambda o, i: {
+                "weight_packed": ("I32", (o, i // 4)),
+                "weight_scale": ("BF16", (o, i // 8)),
+                "weight_shape": ("I64", (2,)),
+            },
             "compressed-tensors",
         ),
     ],
 )
 def test_packed_integers_are_named_and_their_parameters_counted(
-    declared: dict[str, Any], suffixes: dict[str, tuple[str, int | None]], name: str, tmp_path: Path
+    declared: dict[str, Any], pieces: Callable[[int, int], Shapes], name: str, tmp_path: Path
 ) -> None:
-    """`suffixes`: (dtype, weights per element of that tensor; None: side information of fixed size)."""
     config, tensors = qwen3_moe(hidden=32, width=16)
     stored: Shapes = {}
     for key, (dtype, shape) in tensors.items():
         if ".experts." not in key:
             stored[key] = dtype, shape
             continue
-        for suffix, (kind, per) in suffixes.items():
-            rows = 2 if per is None else shape[0] * shape[1] // per
-            stored[key.replace("weight", suffix)] = kind, (rows,)
+        for suffix, entry in pieces(*shape).items():
+            stored[key.replace("weight", suffix)] = entry
     plain = spec_of(tmp_path / "plain", config, tensors)
     spec = spec_of(tmp_path / "packed", {**config, "quantization_config": declared}, stored)
     assert spec.quantization == name
     assert spec.params == plain.params
     assert spec.expert_bytes[0] < plain.expert_bytes[0]
-    assert not spec.runnable
+    assert spec.runnable
 
 
 def test_no_change_of_the_config_crashes(tmp_path: Path) -> None:

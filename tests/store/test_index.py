@@ -8,14 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from helpers_store import raw_view
 from locum.errors import CheckpointError
-from locum.store.index import SCHEMA, ExpertIndex, FileId, LayerIndex, Span, TensorView
+from locum.store.index import SCHEMA, ExpertIndex, FileId, LayerIndex, Matrix, Piece, Span, TensorView
 
 numbers = st.integers(0, 2**50)
 spans = st.builds(Span, numbers, numbers, numbers, numbers)
-views = st.builds(
-    TensorView, st.text(), st.lists(numbers, max_size=4).map(tuple), st.text(), numbers, st.text()
-)
+shapes = st.lists(numbers, max_size=4).map(tuple)
+pieces = st.builds(Piece, st.text(), st.text(), shapes, numbers)
+matrices = st.builds(Matrix, st.text(), shapes, st.lists(pieces, max_size=3).map(tuple))
+views = st.builds(TensorView, st.text(), shapes, st.lists(matrices, max_size=3).map(tuple))
 layers = st.builds(
     LayerIndex,
     st.text(),
@@ -33,7 +35,7 @@ indexes = st.builds(
 
 SMALL = ExpertIndex(
     (FileId("a", 10, 1),),
-    (LayerIndex("m", 3, 10, (TensorView("w", (5, 2), "int8", 0),), ((Span(0, 0, 10, 0),),)),),
+    (LayerIndex("m", 3, 10, (raw_view("w", (5, 2), "int8"),), ((Span(0, 0, 10, 0),),)),),
     "id",
 )
 

@@ -19,13 +19,20 @@ from locum.model.checkpoint import Checkpoint
 
 
 def read_config(checkpoint: Checkpoint) -> Any:
-    """The config as transformers reads it. Raises `CheckpointError` when it refuses to."""
+    """The config as transformers reads it, without quantisation: that is ours to undo.
+
+    Raises `CheckpointError` when transformers refuses it.
+    """
     try:
-        return AutoConfig.from_pretrained(checkpoint.folder, local_files_only=True, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(checkpoint.folder, local_files_only=True, trust_remote_code=False)
     except (ValueError, TypeError, KeyError, OSError, AttributeError) as error:
         raise CheckpointError(
             "transformers cannot read this config", where=checkpoint.folder / "config.json", got=error
         ) from error
+    for part in (config, config.get_text_config()):
+        for key in ("quantization_config", "compression_config"):
+            vars(part).pop(key, None)
+    return config
 
 
 def model_class(config: Any) -> type[PreTrainedModel]:

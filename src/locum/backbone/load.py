@@ -8,8 +8,10 @@ from transformers import PreTrainedModel
 
 from locum.backbone.experts import IMPLEMENTATION
 from locum.backbone.family import model_class, quiet_transformers, read_config, stripped_class
+from locum.backbone.lazy import lazy_state
 from locum.errors import CheckpointError, NumericsError
 from locum.model.checkpoint import Checkpoint
+from locum.model.schemes import declared
 
 
 def load_backbone(checkpoint: Checkpoint, dtype: torch.dtype | None = None) -> PreTrainedModel:
@@ -24,7 +26,7 @@ def load_backbone(checkpoint: Checkpoint, dtype: torch.dtype | None = None) -> P
     with quiet_transformers():
         try:
             loaded: Any = cls.from_pretrained(
-                checkpoint.folder,
+                **_source(checkpoint, config),
                 config=config,
                 dtype=dtype or "auto",
                 experts_implementation=IMPLEMENTATION,
@@ -44,6 +46,13 @@ def load_backbone(checkpoint: Checkpoint, dtype: torch.dtype | None = None) -> P
     model.eval()
     assert isinstance(model, PreTrainedModel)
     return model
+
+
+def _source(checkpoint: Checkpoint, config: Any) -> dict[str, Any]:
+    """Where transformers finds the weights: the folder, or tensors that we make when they are quantised."""
+    if not declared(checkpoint):
+        return {"pretrained_model_name_or_path": checkpoint.folder}
+    return {"pretrained_model_name_or_path": None, "state_dict": lazy_state(checkpoint)}
 
 
 def own_memory(model: nn.Module) -> None:

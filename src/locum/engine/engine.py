@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from locum.backbone.experts import experts_modules
 from locum.backbone.family import model_class, read_config
-from locum.backbone.index import expert_index, torch_dtype
+from locum.backbone.index import expert_index
 from locum.backbone.linears import attach_linears
 from locum.backbone.load import load_backbone
 from locum.backbone.routers import find_routers
@@ -30,6 +30,7 @@ from locum.engine.tokenizer import Tokenizer, load_tokenizer
 from locum.errors import LocumError, PromptError, UsageError
 from locum.kernels.alignment import FILE_ALIGN, needed_alignment
 from locum.kernels.products import Products
+from locum.kernels.stored import StoredParameter
 from locum.machine.limits import cpu_count
 from locum.machine.profile import cache_folder
 from locum.model.checkpoint import Checkpoint
@@ -269,8 +270,8 @@ _DTYPES = {"auto": None, "bf16": torch.bfloat16, "fp32": torch.float32}
 def expert_alignment(index: ExpertIndex, model: PreTrainedModel, threads: Sequence[int]) -> int:
     """The alignment in bytes at which this model's experts give the bits that aligned weights give."""
     views = [view for layer in index.layers for view in layer.tensors]
-    if any(torch_dtype(view.dtype) != model.dtype for view in views):
-        return FILE_ALIGN  # they are cast for each use, into memory of torch's own
+    if not any(StoredParameter(view).in_place(model.dtype) for view in views):
+        return FILE_ALIGN  # they are made for each use, in memory of torch's own
     _, module = next(experts_modules(model))
     return needed_alignment(
         (view.shape for view in views),

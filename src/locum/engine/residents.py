@@ -5,19 +5,18 @@ Axes: T tokens, H hidden, K chosen.
 """
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from locum.backbone.index import torch_dtype
 from locum.backbone.routers import find_routers, predict
 from locum.engine.account import ExpertCounts
 from locum.errors import BudgetError, UsageError
-from locum.kernels.forms import restorer, stored_shape
+from locum.kernels.stored import StoredParameter
 from locum.policy import create as create_eviction
 from locum.policy.future import Future
 from locum.policy.prefetch import Prediction, Prefetcher
@@ -30,7 +29,7 @@ from locum.residency.residency import Log, Residency
 from locum.residency.slots import PAGE, ArenaSlots, minimum_bytes, usable_bytes
 from locum.store.arena import Arena
 from locum.store.direct import DirectMover
-from locum.store.index import ALIGN, ExpertIndex, LayerIndex
+from locum.store.index import ALIGN, ExpertIndex
 from locum.store.layout import READERS, Layout
 from locum.store.movers import Kind, open_mover
 
@@ -147,7 +146,7 @@ class Residents:
         self.residency = Residency(ledger, self.mover, places, log=options.log)
         self.layout = layout
         self._views: dict[int, tuple[int, dict[str, Tensor]]] = {}
-        self._plans = [_view_plan(layer) for layer in index.layers]
+        self._plans = [[StoredParameter(view) for view in layer.tensors] for layer in index.layers]
         self._steps = 0
         self._last: dict[int, list[int]] = {}
         self._request: int | None = None
@@ -178,25 +177,15 @@ class Residents:
         return lease
 
     def weights(self, key: int, slot: Slot) -> Mapping[str, Tensor]:
-        """The tensors of the expert in `slot`: views of the arena, or copies cast to the model's dtype."""
+        """The tensors of the expert in `slot`: views of the arena, or made anew at each use."""
         known = self._views.get(slot.offset)
         if known is not None and known[0] == key:
             return known[1]
         base = slot.offset + self.layout.image_start(key)
         plan = self._plans[key // self._stride]
-        views = {
-            view.name: torch.frombuffer(
-                self.arena.memory, dtype=view.dtype, count=view.elements, offset=base + view.at
-            ).view(view.shape)
-            for view in plan
-        }
-        if any(view.dtype != self._dtype or view.restore is not None for view in plan):
-            return {
-                view.name: (views[view.name] if view.restore is None else view.restore(views[view.name])).to(
-                    self._dtype
-                )
-                for view in plan
-            }
+        views = {part.name: part.read(self.arena.memory, base, self._dtype) for part in plan}
+        if not all(part.in_place(self._dtype) for part in plan):
+            return views  # what was made is not kept: only slots are accounted for
         self._views[slot.offset] = (key, views)
         return views
 
@@ -304,28 +293,3 @@ def _prefetcher(options: ResidentsOptions, routers: Sequence[nn.Module | None], 
 def _mover_kind(asked: Kind) -> Kind:
     """`LOCUM_MOVER` decides where nobody else did."""
     return cast("Kind", os.environ.get("LOCUM_MOVER", "auto")) if asked == "auto" else asked
-
-
-class _View(NamedTuple):
-    """How one tensor of an expert lies in its image, and what makes a parameter of it, if anything must."""
-
-    name: str
-    dtype: torch.dtype
-    elements: int
-    shape: tuple[int, ...]
-    at: int
-    restore: Callable[[Tensor], Tensor] | None
-
-
-def _view_plan(layer: LayerIndex) -> list[_View]:
-    return [
-        _View(
-            view.name,
-            torch_dtype(view.dtype),
-            torch.Size(view.shape).numel(),
-            stored_shape(view.form, view.shape),
-            view.at,
-            None if view.form == "raw" else restorer(view.form),
-        )
-        for view in layer.tensors
-    ]

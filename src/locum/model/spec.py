@@ -14,6 +14,7 @@ from locum.model.kv import KVLayer, kv_layers
 from locum.model.names import ExpertGroup, expert_groups, is_ignored, layer_of
 from locum.model.quant import DTYPE_BYTES, FLOATS, packed_bits, parameters, quantization_of
 from locum.model.routers import router_kind
+from locum.model.schemes import unreadable
 from locum.model.verify import verify_backbone, verify_groups
 
 # transformers keeps the routers' correction bias in float32 whatever the model's dtype.
@@ -218,8 +219,16 @@ def _derive(checkpoint: Checkpoint) -> MoESpec:
             count * (4 if name.endswith(_FP32) else DTYPE_BYTES[dtype]) for name, count in counts.items()
         ),
         ignored_bytes=rest.ignored_bytes,
-        unrunnable=unrunnable(read, quantization),
+        unrunnable=unrunnable(read, quantization) or _unreadable(checkpoint, groups, quantization),
     )
+
+
+def _unreadable(
+    checkpoint: Checkpoint, groups: tuple[ExpertGroup, ...], quantization: str | None
+) -> str | None:
+    if quantization is None:
+        return None
+    return unreadable(checkpoint, (name for group in groups for name in group.tensors))
 
 
 class _Rest:

@@ -1,11 +1,13 @@
 """The expert index: where each routed expert's bytes lie, as plain data.
 
 `backbone` builds it once with transformers' own converters; `store` reads by it and never sees a model. An
-expert's *image* is what the compute code wants to find in memory: its tensors one after the other, each at a
-multiple of 64 bytes. A *span* says which run of a file fills which run of the image.
+expert's *image* is what the compute code wants to find in memory: its stored tensors one after the other,
+those that are multiplied as they are at multiples of 64 bytes. A *span* says which run of a file fills which
+run of the image.
 """
 
 import json
+import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -14,9 +16,11 @@ from typing import Any, TypeVar
 from locum.errors import CheckpointError
 from locum.files import write_json
 
-SCHEMA = "locum.index/2"
+SCHEMA = "locum.index/3"
 ALIGN = 64
-"""Tensors in an image start at multiples of this many bytes: what torch's own allocator gives."""
+"""Parameters in an image start at multiples of this many bytes: what torch's own allocator gives."""
+RAW = "raw"
+"""The form of a matrix that is stored as it is multiplied."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,17 +34,49 @@ class Span:
 
 
 @dataclass(frozen=True, slots=True)
-class TensorView:
-    """One tensor of an image: parameter name (`gate_up_proj`), shape, dtype name (`bfloat16`), first byte.
+class Piece:
+    """One stored tensor in an image: what it is to its matrix, torch's name of its dtype, shape, first byte.
 
-    `form`: how the stored bytes become the parameter, by a name of `kernels.forms`; `raw` when they are it.
+    Roles are those of the matrix's form (`codes`, `scales`, ...); the whole of a raw matrix is its `weight`.
     """
+
+    role: str
+    dtype: str
+    shape: tuple[int, ...]
+    at: int
+
+    @property
+    def elements(self) -> int:
+        """How many numbers it holds."""
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True, slots=True)
+class Matrix:
+    """A matrix of `shape` that is made from `pieces` by a form, a name of `kernels.forms`.
+
+    `raw`: the one piece is the matrix.
+    """
+
+    form: str
+    shape: tuple[int, ...]
+    pieces: tuple[Piece, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TensorView:
+    """One parameter of an expert: name (`gate_up_proj`), shape, and the matrices whose rows make it up."""
 
     name: str
     shape: tuple[int, ...]
-    dtype: str
-    at: int
-    form: str = "raw"
+    matrices: tuple[Matrix, ...]
+
+    @property
+    def raw_dtype(self) -> str | None:
+        """The dtype of a parameter that can be used where it lies; None where it must be made at each use."""
+        if len(self.matrices) == 1 and self.matrices[0].form == RAW:
+            return self.matrices[0].pieces[0].dtype
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,14 +191,32 @@ def _record(kind: type[_Record], values: dict[str, Any]) -> _Record:
     return made
 
 
+def _shape(values: Any) -> tuple[int, ...]:
+    return tuple(_of(int, size) for size in values)
+
+
 def _tensor(values: dict[str, Any]) -> TensorView:
-    shape = tuple(_of(int, size) for size in values["shape"])
     return TensorView(
         name=_of(str, values["name"]),
-        shape=shape,
-        dtype=_of(str, values["dtype"]),
-        at=_of(int, values["at"]),
+        shape=_shape(values["shape"]),
+        matrices=tuple(_matrix(matrix) for matrix in values["matrices"]),
+    )
+
+
+def _matrix(values: dict[str, Any]) -> Matrix:
+    return Matrix(
         form=_of(str, values["form"]),
+        shape=_shape(values["shape"]),
+        pieces=tuple(_piece(piece) for piece in values["pieces"]),
+    )
+
+
+def _piece(values: dict[str, Any]) -> Piece:
+    return Piece(
+        role=_of(str, values["role"]),
+        dtype=_of(str, values["dtype"]),
+        shape=_shape(values["shape"]),
+        at=_of(int, values["at"]),
     )
 
 

@@ -1,0 +1,32 @@
+"""GPTQ's packed integers. Source: GPTQModel 7.7: the product is taken in the scales' dtype.
+
+Axes: O outputs, I inputs, G groups of inputs.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from locum.kernels.forms import words
+from locum.kernels.forms.base import Make
+
+
+def make(method: str, numbers: str) -> Make:
+    """`numbers`: bits. Method `gptq1` keeps zero points less one, `gptq2` as they are."""
+    bits = int(numbers)
+    less, mask = (1 if method == "gptq1" else 0), (1 << bits) - 1
+
+    def made(pieces: Mapping[str, Tensor], shape: tuple[int, ...]) -> Tensor:
+        code_OI = words.unpack(pieces["codes"].T, bits).to(torch.int16)
+        scales_GO = pieces["scales"]
+        zero_GO = words.unpack(pieces["zeros"], bits)[:, : shape[0]].to(
+            torch.int16
+        )  # the last word may be half empty
+        zero_GO = (zero_GO + less) & mask
+        if (order_I := pieces.get("order")) is None:
+            order_I = torch.arange(shape[1]) // (shape[1] // len(scales_GO))
+        group_I = order_I.long()
+        return (code_OI - zero_GO.T[:, group_I]).to(scales_GO.dtype) * scales_GO.T[:, group_I]
+
+    return made

@@ -1,0 +1,144 @@
+"""Quantised checkpoints by their headers: what belongs together, what is missing, what is not read."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from helpers_quantised import awq, fp8, gptq, packed, twins
+from locum.errors import CheckpointError
+from locum.model.checkpoint import Checkpoint
+from locum.model.schemes import stored_tensors
+from locum.model.spec import MoESpec
+
+FP8 = {"quant_method": "fp8", "weight_block_size": [16, 16]}
+GPTQ = {"quant_method": "gptq", "bits": 4}
+AWQ = {"quant_method": "awq", "bits": 4, "version": "gemm"}
+
+
+def groups(**weights: Any) -> dict[str, Any]:
+    """What compressed-tensors declares."""
+    return {
+        "quant_method": "compressed-tensors",
+        "format": "pack-quantized",
+        "config_groups": {"group_0": {"targets": ["Linear"], "weights": {"type": "int", **weights}}},
+    }
+
+
+@pytest.fixture(scope="module")
+def made(checkpoints: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    def get(make: Any, declared: dict[str, Any]) -> Path:
+        plain = checkpoints("qwen3_moe", "bfloat16", shard="1GB")
+        return twins(plain, tmp_path_factory.mktemp("scheme"), make, declared)[0]
+
+    return get
+
+
+def change(path: Path, how: Callable[[dict[str, Tensor]], None]) -> Path:
+    """Rewrite the weights of a checkpoint."""
+    tensors = load_file(path / "model.safetensors")
+    how(tensors)
+    save_file(tensors, path / "model.safetensors", metadata={"format": "pt"})
+    return path
+
+
+@pytest.mark.parametrize(
+    ("make", "declared", "side"),
+    [
+        (fp8, FP8, None),
+        (packed(4, 16), groups(num_bits=4), "weight_scale"),
+        (gptq(4, 16), GPTQ, "scales"),
+        (gptq(4, 16), GPTQ, "qzeros"),
+        (awq, AWQ, "qzeros"),
+    ],
+)
+def test_a_missing_or_misshapen_piece_is_named(
+    made: Callable[..., Path], make: Any, declared: dict[str, Any], side: str | None
+) -> None:
+    module = "model.layers.1.mlp.experts.3.up_proj"
+    name = f"{module}.{side or 'weight_scale_inv'}"
+
+    def shorten(tensors: dict[str, Tensor]) -> None:
+        tensors[name] = tensors[name][:-1].contiguous()
+
+    with pytest.raises(CheckpointError, match=r"experts\.3\.up_proj"):
+        stored_tensors(Checkpoint.open(change(made(make, declared), shorten)))
+    if side is None:
+        return
+
+    def drop(tensors: dict[str, Tensor]) -> None:
+        del tensors[name]
+
+    with pytest.raises(CheckpointError, match=name):
+        stored_tensors(Checkpoint.open(change(made(make, declared), drop)))
+
+
+@pytest.mark.parametrize(
+    ("make", "declared", "reason"),
+    [
+        (gptq(4, 16), GPTQ | {"bits": 3}, "GPTQ weights of a width"),
+        (awq, AWQ | {"version": "gemv"}, "version gemv"),
+        (packed(4, 16), groups(num_bits=5), "5 bits"),
+        (packed(4, 16), groups(num_bits=4, type="float"), "float of 4 bits"),
+        (gptq(4, 16), {"quant_method": "hqq"}, "hqq"),
+        (gptq(4, 16), {"quant_method": "bitsandbytes"}, "bitsandbytes"),
+    ],
+)
+def test_what_is_not_read_says_so(
+    made: Callable[..., Path], make: Any, declared: dict[str, Any], reason: str
+) -> None:
+    spec = MoESpec.of(Checkpoint.open(made(make, declared)))
+    assert not spec.runnable
+    assert spec.unrunnable is not None
+    assert reason in spec.unrunnable
+
+
+def test_a_declared_scheme_that_the_weights_do_not_follow(made: Callable[..., Path]) -> None:
+    def plain_floats(tensors: dict[str, Tensor]) -> None:
+        for name in [name for name in tensors if name.endswith("_scale_inv")]:
+            del tensors[name]
+
+    spec = MoESpec.of(Checkpoint.open(change(made(fp8, FP8), plain_floats)))
+    assert spec.unrunnable is not None
+    assert "F8_E4M3" in spec.unrunnable
+
+
+def test_groups_that_name_modules_go_before_those_that_name_classes(made: Callable[..., Path]) -> None:
+    declared = groups(num_bits=8)
+    declared["config_groups"]["group_1"] = {
+        "targets": ["re:.*mlp.experts.*"],
+        "weights": {"type": "int", "num_bits": 4},
+    }
+    path = made(packed(4, 16), declared)
+    stored = stored_tensors(Checkpoint.open(path))
+    assert stored["model.layers.1.mlp.experts.0.up_proj.weight"].form == "packed-4"
+    assert stored["model.layers.1.self_attn.q_proj.weight"].form == "packed-8"
+
+
+def test_names_and_shapes_are_those_of_the_model(
+    made: Callable[..., Path], checkpoints: Callable[..., Path]
+) -> None:
+    plain = load_file(checkpoints("qwen3_moe", "bfloat16", shard="1GB") / "model.safetensors")
+    for make, declared in ((fp8, FP8), (packed(8, 16), groups(num_bits=8)), (gptq(4, 16), GPTQ), (awq, AWQ)):
+        stored = stored_tensors(Checkpoint.open(made(make, declared)))
+        assert {name: tuple(tensor.shape) for name, tensor in plain.items()} == {
+            name: tensor.shape for name, tensor in stored.items()
+        }
+
+
+def test_an_expert_that_is_stored_in_another_way_than_its_neighbours(made: Callable[..., Path]) -> None:
+    from locum.backbone.index import expert_index
+
+    path = made(fp8, FP8)
+    name = "model.layers.1.mlp.experts.3.down_proj.weight"
+
+    def widen(tensors: dict[str, Tensor]) -> None:
+        tensors[name] = tensors[name].to(torch.bfloat16)
+        del tensors[f"{name}_scale_inv"]
+
+    with pytest.raises(CheckpointError, match="expert 3"):
+        expert_index(Checkpoint.open(change(path, widen)))
