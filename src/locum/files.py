@@ -1,10 +1,17 @@
 """Files are written whole or not at all."""
 
+import errno
 import json
 import os
+import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
+
+from locum.errors import LocumError, UsageError
+from locum.units import format_bytes
 
 
 def write_text(path: Path, text: str) -> None:
@@ -28,3 +35,46 @@ def write_json(path: Path, document: Any, *, indent: int | None = None) -> None:
     """`write_text` of a JSON document; without `indent` as short as can be."""
     separators = (",", ":") if indent is None else None
     write_text(path, json.dumps(document, indent=indent, separators=separators) + "\n")
+
+
+@contextmanager
+def new_folder(target: Path, peak_bytes: int) -> Iterator[Path]:
+    """A folder to fill that becomes `target` when the block ends well, and is gone when it does not.
+
+    `peak_bytes` must be free before anything is made. Raises `UsageError` when `target` exists and is not
+    empty, `LocumError` when the disk is too full, then or on the way.
+    """
+    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
+        raise UsageError("the folder exists", where=target, todo="Remove it or name another one")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(target.parent).free
+    if free < peak_bytes:
+        raise LocumError(
+            "not enough disk space",
+            where=target.parent,
+            allowed=f"{format_bytes(peak_bytes)} free at the peak",
+            got=format_bytes(free),
+            todo="Free some space, choose another folder, or ask for less",
+        )
+    folder = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part"))
+    try:
+        folder.chmod(0o755)
+        yield folder
+        folder.rename(target)
+    except BaseException as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            raise LocumError(
+                "the disk is full",
+                where=target.parent,
+                todo="Nothing was left behind: free some space, try again",
+            ) from error
+        raise
+
+
+def settle(file: BinaryIO) -> None:
+    """Bring a written file to the disk, and leave the page cache to others."""
+    file.flush()
+    os.fsync(file.fileno())
+    if hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)

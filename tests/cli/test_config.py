@@ -45,6 +45,7 @@ def test_every_flag_of_run_can_be_set_in_the_environment(tmp_path: Path) -> None
         "stop": ("END OF IT", ["END OF IT"]), "ignore_eos": ("1", True), "threads": ("2", 2),
         "dtype": ("fp32", "fp32"), "eviction": ("lfu", "lfu"), "prefetch": ("next-gate", "next-gate"),
         "mover": ("pagecache", "pagecache"),
+        "verify": ("always", "always"),
     }  # fmt: skip
     options = asked(tmp_path, **{f"LOCUM_{name.upper()}": text for name, (text, _) in given.items()})
     assert {name: options[name] for name in given} == {name: value for name, (_, value) in given.items()}

@@ -22,19 +22,21 @@ FROZEN = {
     "doctor": OUTPUT,
     "eval": OUTPUT
     | {"--against", "--data", "--domain", "--questions", "--window", "--memory", "--threads"},
+    "pack": OUTPUT | {"--output", "-o", "--bits", "--backbone", "--group"},
     "synth": OUTPUT | {"--output", "-o", "--layers", "--dtype", "--seed"},
     "run": OUTPUT
     | {
         "--memory", "--expert-memory", "--context",
         "--max-tokens", "--temperature", "--top-p", "--top-k", "--min-p", "--repetition-penalty",
         "--seed", "--stop", "--ignore-eos",
-        "--threads", "--dtype", "--eviction", "--prefetch", "--mover",
+        "--threads", "--dtype", "--eviction", "--prefetch", "--mover", "--verify",
     },
 }  # fmt: skip
 POSITIONAL = {
     "inspect": ["model"],
     "doctor": ["folder"],
     "eval": ["model"],
+    "pack": ["model"],
     "synth": ["shape"],
     "run": ["model", "prompt"],
 }

@@ -24,9 +24,11 @@ from locum.backbone.experts import expert_shapes, experts_modules
 from locum.backbone.family import build_skeleton
 from locum.backbone.placing import Part, place_layer
 from locum.errors import CheckpointError, UnsupportedError
+from locum.kernels.stored import StoredParameter
 from locum.model.checkpoint import Checkpoint
 from locum.model.schemes import Stored, stored_tensors
 from locum.store.index import ExpertIndex, FileId
+from locum.store.packed import packed_index
 
 _EXPERT_NUMBER = re.compile(r"experts\.(\d+)\.")
 _RULES = 3  # raise when the same files would give another index
@@ -39,6 +41,8 @@ def expert_index(checkpoint: Checkpoint, cache: Path | None = None) -> ExpertInd
     Raises `CheckpointError` for missing experts or shapes at odds with the config, `UnsupportedError` for a
     layout that needs more than placement.
     """
+    if checkpoint.packed is not None:
+        return _fitting(packed_index(checkpoint, checkpoint.packed), checkpoint)
     identity = index_identity(checkpoint)
     if cache is not None and cache.exists():
         try:
@@ -72,6 +76,36 @@ def _build(checkpoint: Checkpoint, identity: str) -> ExpertIndex:
         FileId(str(checkpoint.folder / file.name), file.size, file.mtime_ns) for file in checkpoint.files
     )
     return ExpertIndex(files=files, layers=layers, identity=identity)
+
+
+def _fitting(index: ExpertIndex, checkpoint: Checkpoint) -> ExpertIndex:
+    """The index of a packed folder, if it is of the very model that the config describes."""
+    modules = dict(experts_modules(build_skeleton(checkpoint)))
+    if list(modules) != [layer.module for layer in index.layers]:
+        raise CheckpointError(
+            "the packed experts are not those of the config's model",
+            where=checkpoint.folder,
+            allowed=list(modules)[:3],
+            got=[layer.module for layer in index.layers][:3],
+        )
+    known: set[object] = set()
+    for layer in index.layers:
+        shapes = {name: tuple(meta.shape) for name, meta in expert_shapes(modules[layer.module]).items()}
+        kind = layer.tensors, len(layer.experts), tuple(shapes.items())
+        if kind in known:
+            continue
+        known.add(kind)
+        try:
+            found = {
+                view.name: (len(layer.experts), *StoredParameter(view).trial()) for view in layer.tensors
+            }
+        except (KeyError, ValueError, RuntimeError, IndexError, TypeError) as error:
+            raise CheckpointError("packed experts make no sense", where=layer.module, got=error) from error
+        if found != shapes or len(found) != len(layer.tensors):
+            raise CheckpointError(
+                "packed experts disagree with the config", where=layer.module, allowed=shapes, got=found
+            )
+    return index
 
 
 def parts_by_parameter(

@@ -14,7 +14,9 @@ from safetensors import safe_open
 from torch import Tensor
 
 from locum.kernels.forms import maker
+from locum.kernels.stored import torch_dtype
 from locum.model.checkpoint import Checkpoint
+from locum.model.header import TORCH_NAMES
 from locum.model.schemes import Stored, stored_tensors
 from locum.store.index import RAW
 
@@ -26,10 +28,19 @@ class LazyTensor:
         self._stored, self._names, self._files = stored, names, files
 
     @property
+    def shape(self) -> tuple[int, ...]:
+        """Once made."""
+        return self._stored.shape
+
+    @property
+    def made(self) -> bool:
+        """Whether it is more than read."""
+        return self._stored.form != RAW
+
+    @property
     def dtype(self) -> torch.dtype:
         """What transformers goes by where the config names no dtype."""
-        role, info = self._stored.pieces[0]
-        return self._files.dtype(info.file, self._names[role]) if self._stored.form == RAW else torch.bfloat16
+        return torch.bfloat16 if self.made else torch_dtype(TORCH_NAMES[self._stored.pieces[0][1].dtype])
 
     def is_floating_point(self) -> bool:
         """As a tensor's."""
@@ -54,13 +65,9 @@ class _Files:
         assert isinstance(found, torch.Tensor)
         return found
 
-    def dtype(self, file: str, name: str) -> torch.dtype:
-        """Without reading the tensor."""
-        return self._open(file).get_slice(name)[:0].dtype  # type: ignore[no-any-return]  # untyped library
-
 
 def lazy_state(checkpoint: Checkpoint) -> dict[str, LazyTensor]:
-    """Every tensor of a quantised checkpoint, by the name it would have without quantisation."""
+    """Every tensor of a checkpoint, by the name it would have without quantisation."""
     files = _Files(checkpoint.folder)
     names = {id(info): name for name, info in checkpoint.tensors.items()}
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel
 
 from locum.backbone.experts import IMPLEMENTATION
 from locum.backbone.family import model_class, quiet_transformers, read_config, stripped_class
@@ -40,6 +40,8 @@ def load_backbone(checkpoint: Checkpoint, dtype: torch.dtype | None = None) -> P
                 "the backbone cannot be loaded", where=checkpoint.folder, got=error
             ) from error
     model, info = loaded
+    if (checkpoint.folder / "generation_config.json").exists():  # looked for only beside weights it finds
+        model.generation_config = GenerationConfig.from_pretrained(checkpoint.folder)
     _require_complete(checkpoint, info)
     own_memory(model)
     _require_numbers(checkpoint, model)
@@ -49,8 +51,8 @@ def load_backbone(checkpoint: Checkpoint, dtype: torch.dtype | None = None) -> P
 
 
 def _source(checkpoint: Checkpoint, config: Any) -> dict[str, Any]:
-    """Where transformers finds the weights: the folder, or tensors that we make when they are quantised."""
-    if not declared(checkpoint):
+    """Where transformers finds the weights: the folder, or tensors that we make when it could not read it."""
+    if not declared(checkpoint) and checkpoint.packed is None:
         return {"pretrained_model_name_or_path": checkpoint.folder}
     return {"pretrained_model_name_or_path": None, "state_dict": lazy_state(checkpoint)}
 

@@ -11,22 +11,13 @@ from torch import Tensor
 
 from locum.errors import CheckpointError, UnsupportedError
 from locum.kernels.forms import placed_shape
-from locum.model.header import TensorInfo
+from locum.model.header import TORCH_NAMES, TensorInfo
+from locum.model.quant import FLOATS
 from locum.model.schemes import Stored
 from locum.store.index import ALIGN, RAW, LayerIndex, Matrix, Piece, Span, TensorView, merge_spans
 
 _LAYER_NUMBER = re.compile(r"\.(\d+)\.")
-_FLOATS = {"BF16": "bfloat16", "F16": "float16", "F32": "float32", "F64": "float64"}
-_DTYPES = {
-    **_FLOATS,
-    "U8": "uint8",
-    "I8": "int8",
-    "I32": "int32",
-    "I64": "int64",
-    "F8_E4M3": "float8_e4m3fn",
-    "F8_E5M2": "float8_e5m2",
-    "F8_E8M0": "float8_e8m0fnu",
-}
+_DTYPES = {code: name for code, name in TORCH_NAMES.items() if code != "BOOL"}
 
 
 class Part(NamedTuple):
@@ -202,7 +193,7 @@ def _matrices(
     parts = rows[0]
     if all(part.stored.form == RAW for part in parts) and (len(parts) == 1 or not parts[0].placement):
         infos = [[part.stored.pieces[0][1] for part in ours] for ours in rows]
-        unit = _Unit(infos, _dtype(target, infos[0], _FLOATS), ALIGN)
+        unit = _Unit(infos, _dtype(target, infos[0], FLOATS), ALIGN)
         form = parts[0].form
         yield form, shape, {"weight": (unit, placed_shape(form, shape))}
         return
@@ -210,7 +201,7 @@ def _matrices(
         pieces = {}
         for place, (role, info) in enumerate(part.stored.pieces):
             sources = [[ours[number].stored.pieces[place][1]] for ours in rows]
-            dtype = _dtype(target, sources[0], _FLOATS if part.stored.form == RAW else _DTYPES)
+            dtype = _dtype(target, sources[0], FLOATS if part.stored.form == RAW else _DTYPES)
             pieces[role] = _Unit(sources, dtype, _itemsize(dtype)), info.shape
         yield part.form, placed_shape(part.placement, part.stored.shape), pieces
 

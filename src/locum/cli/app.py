@@ -15,6 +15,7 @@ from locum.cli.evaluate import evaluate
 from locum.cli.failures import STOPPED, report
 from locum.cli.inspect import inspect
 from locum.cli.output import OutputOptions
+from locum.cli.pack import pack
 from locum.cli.run import run
 from locum.cli.synth import synth
 
@@ -40,6 +41,7 @@ def build() -> App:
     app.command(inspect, usage="Usage: locum inspect MODEL [OPTIONS]")
     app.command(run, usage="Usage: locum run [MODEL] [PROMPT] [OPTIONS]")
     app.command(evaluate, name="eval", usage="Usage: locum eval [MODEL] [OPTIONS]")
+    app.command(pack, usage="Usage: locum pack MODEL -o DIR [OPTIONS]")
     app.command(synth, usage="Usage: locum synth SHAPE -o DIR [OPTIONS]")
     app.command(doctor, usage="Usage: locum doctor [FOLDER] [OPTIONS]")
     app.config = (config.from_environment, partial(config.from_file, app))

@@ -93,6 +93,10 @@ class RunOptions:
     mover: Annotated[Literal["auto", "direct", "pagecache"], Parameter(group=RUNNING)] = "auto"
     """How experts are read: by direct I/O, or through the page cache. `auto` is direct I/O where it works."""
 
+    verify: Annotated[Literal["first", "always", "never"], Parameter(group=RUNNING)] = "first"
+    """When an expert of a packed folder is compared with its checksum: the first time it is read, every time,
+    or not at all. Other checkpoints have none."""
+
 
 def run(
     model: str | None = None,

@@ -37,6 +37,7 @@ from locum.model.checkpoint import Checkpoint
 from locum.model.hub import resolve
 from locum.model.spec import MoESpec
 from locum.native import load as load_native
+from locum.store.checks import Verify
 from locum.store.index import ExpertIndex
 from locum.store.movers import Kind
 
@@ -55,6 +56,7 @@ class LoadOptions:
     eviction: str = "lru"
     prefetch: str = "auto"
     mover: Kind = "auto"
+    verify: Verify = "first"
     prefill_chunk: int | None = None
 
 
@@ -251,11 +253,12 @@ def load(
 ) -> Engine:
     """Load a model into a memory budget.
 
-    `model`: a folder in Hugging Face format, or a hub id. `memory` bounds the whole process (`"8GiB"`,
-    bytes, or None for the smaller of the cgroup's limit and the available memory, less 10%). Further
-    options: `expert_memory` (the arena alone, a size or a share such as `"25%"`), `context` (tokens to
-    reserve the KV cache for), `dtype` (`auto`, `bf16`, `fp32`), `threads` (a number or `auto`), `eviction`,
-    `prefetch`, `mover`, `prefill_chunk`. `progress` hears what is being done.
+    `model`: a folder in Hugging Face format, or a hub id. `memory` bounds the whole process (`"8GiB"`, bytes,
+    or None for the smaller of the cgroup's limit and the available memory, less 10%). Further options:
+    `expert_memory` (the arena alone, a size or a share such as `"25%"`), `context` (tokens to reserve the KV
+    cache for), `dtype` (`auto`, `bf16`, `fp32`), `threads` (a number or `auto`), `eviction`, `prefetch`,
+    `mover`, `verify` (packed folders: `first`, `always`, `never`), `prefill_chunk`. `progress` hears what is
+    being done.
 
     Raises `ModelError` for a checkpoint that cannot be run, `BudgetError` when the memory is below the
     minimum.
@@ -324,6 +327,7 @@ def _load(path: Path, asked: LoadOptions, tell: Callable[[str], None], extra: di
         eviction=asked.eviction,
         prefetch=asked.prefetch,
         mover=asked.mover,
+        verify=asked.verify,
         **extra,
     )
     residents = Residents(index, model, max(spec.top_k), options)

@@ -28,6 +28,7 @@ from locum.residency.mover.base import Slot
 from locum.residency.residency import Log, Residency
 from locum.residency.slots import PAGE, ArenaSlots, minimum_bytes, usable_bytes
 from locum.store.arena import Arena
+from locum.store.checks import Verify
 from locum.store.direct import DirectMover
 from locum.store.index import ALIGN, ExpertIndex
 from locum.store.layout import READERS, Layout
@@ -53,6 +54,7 @@ class ResidentsOptions:
     mover: Kind = "auto"
     wave: Wave = "rank"
     readers: int = READERS
+    verify: Verify = "first"
     align: int = ALIGN
     future: Future | None = None
     log: Log | None = None
@@ -138,7 +140,12 @@ class Residents:
         assert places.span <= self.arena.size, "the arena is shorter than its slots"
         try:
             self.mover = open_mover(
-                index, self.arena, kind=_mover_kind(options.mover), threads=options.readers, layout=layout
+                index,
+                self.arena,
+                kind=_mover_kind(options.mover),
+                threads=options.readers,
+                layout=layout,
+                verify=options.verify,
             )
         except BaseException:
             self.arena.close()

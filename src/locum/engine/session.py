@@ -54,6 +54,7 @@ class Options(Protocol):
     eviction: str
     prefetch: str
     mover: str
+    verify: str
     max_tokens: int | None
     temperature: float | None
     top_p: float | None
@@ -91,6 +92,7 @@ def run(options: Options, screen: Screen) -> None:
             eviction=options.eviction,
             prefetch=options.prefetch,
             mover=options.mover,
+            verify=options.verify,
         )
     with engine, _interruptible(engine):
         introduce(engine, profile, screen)

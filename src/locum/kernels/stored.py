@@ -33,9 +33,19 @@ class StoredParameter:
         """The parameter in `dtype`, of the image that begins at byte `image` of `memory`: a view of it where
         `in_place`, else new memory.
         """
-        made = [part.read(memory, image) for part in self._parts]
-        whole = made[0] if len(made) == 1 else torch.cat(made)
-        return whole.to(dtype)
+        return _joined([part.read(memory, image) for part in self._parts]).to(dtype)
+
+    def trial(self) -> tuple[int, ...]:
+        """The shape that `read` would give, without memory.
+
+        Raises what torch raises for pieces that do not fit
+        each other, and `KeyError` for missing ones.
+        """
+        return tuple(_joined([part.trial() for part in self._parts]).shape)
+
+
+def _joined(rows: list[Tensor]) -> Tensor:
+    return rows[0] if len(rows) == 1 else torch.cat(rows)
 
 
 class _Part:
@@ -47,6 +57,13 @@ class _Part:
     def read(self, memory: memoryview, image: int) -> Tensor:
         pieces: Mapping[str, Tensor] = {piece.role: piece.read(memory, image) for piece in self.pieces}
         return self.make(pieces, self.shape)
+
+    def trial(self) -> Tensor:
+        pieces = {p.role: torch.empty(p.shape, dtype=p.dtype, device="meta") for p in self.pieces}
+        made = self.make(pieces, self.shape)
+        if tuple(made.shape) != self.shape:
+            raise ValueError(f"the pieces make {list(made.shape)}, not {list(self.shape)}")
+        return made
 
 
 class _StoredPiece:

@@ -12,6 +12,7 @@ from typing import Any
 
 from locum.errors import CheckpointError
 from locum.model.header import LIMIT, Header, TensorInfo, read_header, unique_keys
+from locum.model.packed import BACKBONE, Packed, read_packed
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -42,6 +43,8 @@ class Checkpoint:
     """Every stored tensor by its name in the files."""
     metadata: Mapping[str, str]
     """`__metadata__` of the weight files, merged in order of file name."""
+    packed: Packed | None = None
+    """The index of a packed folder, whose experts are not among `tensors`."""
 
     @classmethod
     def open(cls, folder: str | Path) -> "Checkpoint":
@@ -59,8 +62,12 @@ class Checkpoint:
                 where=folder,
                 todo="Point at a folder in Hugging Face format, the one that holds config.json",
             )
-        weight_map = _weight_map(folder)
-        names = sorted(set(weight_map.values())) if weight_map is not None else _without_index(folder)
+        packed = read_packed(folder)
+        weight_map = _weight_map(folder) if packed is None else None
+        if packed is not None:
+            names = [BACKBONE]
+        else:
+            names = sorted(set(weight_map.values())) if weight_map is not None else _without_index(folder)
         headers = [read_header(folder / name) for name in names]
         tensors = _merge(folder, headers)
         if weight_map is not None:
@@ -69,9 +76,13 @@ class Checkpoint:
             folder=folder,
             config=config,
             generation_config=read_json(folder / "generation_config.json"),
-            files=tuple(ShardFile(header.file, header.size, header.mtime_ns) for header in headers),
+            files=(
+                *(ShardFile(header.file, header.size, header.mtime_ns) for header in headers),
+                *_packed_files(folder, packed),
+            ),
             tensors=tensors,
             metadata={key: value for header in headers for key, value in header.metadata.items()},
+            packed=packed,
         )
 
     @property
@@ -84,11 +95,19 @@ class Checkpoint:
     def identity(self) -> str:
         """SHA-256 of the config and the file table (name, size, mtime): changes whenever a file does."""
         table = [[file.name, file.size, file.mtime_ns] for file in self.files]
-        return hashlib.sha256(f"{self.config_hash}{json.dumps(table)}".encode()).hexdigest()
+        digest = self.packed.digest if self.packed else ""
+        return hashlib.sha256(f"{self.config_hash}{json.dumps(table)}{digest}".encode()).hexdigest()
 
     def path(self, tensor: str) -> Path:
         """The file that holds `tensor`."""
         return self.folder / self.tensors[tensor].file
+
+
+def _packed_files(folder: Path, packed: Packed | None) -> list[ShardFile]:
+    """The files with experts."""
+    names = [name for name, _ in packed.files] if packed else []
+    found = [(name, (folder / name).stat()) for name in names]
+    return [ShardFile(name, status.st_size, status.st_mtime_ns) for name, status in found]
 
 
 def read_json(path: Path, *, unique: bool = False) -> dict[str, Any] | None:

@@ -33,6 +33,14 @@ BITS = {
 """Bits per element of each dtype of the format."""
 
 
+TORCH_NAMES = {
+    "BOOL": "bool", "U8": "uint8", "I8": "int8", "I16": "int16", "I32": "int32", "I64": "int64",
+    "F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64",
+    "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2", "F8_E8M0": "float8_e8m0fnu",
+}  # fmt: skip
+"""torch's names of the dtypes, by those in a header; those that torch cannot compute with left out."""
+
+
 class TensorInfo(NamedTuple):
     """One stored tensor: `length` bytes at absolute `offset` of `file` (a name inside the model's folder)."""
 

@@ -1,7 +1,8 @@
 """Finding the routed experts of a checkpoint by the names of its tensors, whatever the family.
 
-Two layouts exist: one tensor per matrix and expert (`layers.3.mlp.experts.17.up_proj.weight`), or one tensor
-per matrix that holds all the experts of a layer along its first axis (`layers.3.mlp.experts.gate_up_proj`).
+Two layouts exist on the hub: one tensor per matrix and expert (`layers.3.mlp.experts.17.up_proj.weight`), or
+one tensor per matrix that holds all the experts of a layer along its first axis
+(`layers.3.mlp.experts.gate_up_proj`).
 """
 
 import re
@@ -11,8 +12,9 @@ from dataclasses import dataclass
 
 from locum.errors import CheckpointError
 from locum.model.header import TensorInfo
+from locum.model.packed import Packed
 
-PER_EXPERT, FUSED = "per-expert", "fused"
+PER_EXPERT, FUSED, PACKED = "per-expert", "fused", "packed"
 
 # `shared_experts` is another component than `experts` and so matches neither.
 _PER_EXPERT = re.compile(
@@ -50,6 +52,8 @@ class ExpertGroup:
     pieces: tuple[Piece, ...]
     tensors: tuple[str, ...]
     """Every stored tensor of the group."""
+    params: int | None = None
+    """Parameters of one expert, where the pieces do not tell."""
 
     @property
     def expert_bytes(self) -> int:
@@ -75,6 +79,23 @@ def is_ignored(name: str, layers: int, stack: str) -> bool:
         return True
     place = layer_of(name)
     return place is not None and place[0] == stack and place[1] >= layers
+
+
+def packed_groups(packed: Packed) -> tuple[ExpertGroup, ...]:
+    """The groups of a packed folder, in forward order: an expert is one piece."""
+    return tuple(
+        ExpertGroup(
+            module=layer.origin,
+            stack=(layer_of(layer.origin + ".") or ("", 0))[0],
+            layer=layer.layer,
+            layout=PACKED,
+            experts=len(layer.experts),
+            pieces=(Piece("image", "U8", (layer.image_bytes,), layer.image_bytes),),
+            tensors=(),
+            params=layer.params,
+        )
+        for layer in packed.layers
+    )
 
 
 def expert_groups(

@@ -1,5 +1,6 @@
 """`MoESpec`: what a Mixture-of-Experts checkpoint is, from `config.json` and safetensors headers alone."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +12,11 @@ from locum.model.config import Reader
 from locum.model.families import expected_layers, family_of, unrunnable
 from locum.model.header import TensorInfo
 from locum.model.kv import KVLayer, kv_layers
-from locum.model.names import ExpertGroup, expert_groups, is_ignored, layer_of
+from locum.model.names import ExpertGroup, expert_groups, is_ignored, layer_of, packed_groups
+from locum.model.packed import PLAIN
 from locum.model.quant import DTYPE_BYTES, FLOATS, packed_bits, parameters, quantization_of
 from locum.model.routers import router_kind
-from locum.model.schemes import unreadable
+from locum.model.schemes import stored_tensors, unreadable
 from locum.model.verify import verify_backbone, verify_groups
 
 # transformers keeps the routers' correction bias in float32 whatever the model's dtype.
@@ -174,8 +176,13 @@ def _derive(checkpoint: Checkpoint) -> MoESpec:
     read = Reader(checkpoint.config, path, family.defaults if family else None)
     layers = _layers(read, checkpoint.tensors)
     experts = _experts(read, layers)
+    packed = checkpoint.packed
     try:
-        every = expert_groups(checkpoint.tensors, checkpoint.folder, max(experts) if experts else None)
+        every = (
+            packed_groups(packed)
+            if packed
+            else expert_groups(checkpoint.tensors, checkpoint.folder, max(experts) if experts else None)
+        )
     except CheckpointError as error:
         if (reason := unrunnable(read, None)) is not None:  # what looks damaged may only be unknown
             raise UnsupportedError(reason, where=checkpoint.folder) from error
@@ -184,9 +191,7 @@ def _derive(checkpoint: Checkpoint) -> MoESpec:
     wanted = expected_layers(read, family, layers) if family else tuple(group.layer for group in groups)
     if not groups:
         raise _no_experts(read, checkpoint.folder, experts, promised=bool(family and wanted))
-    quantization = quantization_of(
-        checkpoint.config, {piece.dtype for group in groups for piece in group.pieces}
-    )
+    quantization = _quantization(checkpoint, groups)
     stack = groups[0].stack
     if family:
         verify_groups(
@@ -197,7 +202,7 @@ def _derive(checkpoint: Checkpoint) -> MoESpec:
     rest = _Rest(checkpoint.tensors, groups, layers, stack)
     dtype = _dtype(read, rest.backbone)
     bits = packed_bits(checkpoint.config)
-    counts = {name: parameters(name, info, quantization, bits) for name, info in rest.backbone.items()}
+    counts = _counts(checkpoint, rest.backbone, quantization, bits)
     return MoESpec(
         family=read.name("model_type") or "",
         architecture=_architecture(read),
@@ -219,14 +224,22 @@ def _derive(checkpoint: Checkpoint) -> MoESpec:
             count * (4 if name.endswith(_FP32) else DTYPE_BYTES[dtype]) for name, count in counts.items()
         ),
         ignored_bytes=rest.ignored_bytes,
-        unrunnable=unrunnable(read, quantization) or _unreadable(checkpoint, groups, quantization),
+        unrunnable=unrunnable(read, None if packed else quantization)
+        or _unreadable(checkpoint, groups, quantization),
     )
+
+
+def _quantization(checkpoint: Checkpoint, groups: tuple[ExpertGroup, ...]) -> str | None:
+    if checkpoint.packed is not None:
+        precision = checkpoint.packed.precision
+        return None if precision in PLAIN else precision
+    return quantization_of(checkpoint.config, {piece.dtype for group in groups for piece in group.pieces})
 
 
 def _unreadable(
     checkpoint: Checkpoint, groups: tuple[ExpertGroup, ...], quantization: str | None
 ) -> str | None:
-    if quantization is None:
+    if quantization is None or checkpoint.packed is not None:
         return None
     return unreadable(checkpoint, (name for group in groups for name in group.tensors))
 
@@ -338,14 +351,29 @@ def _moe_layers(
                 experts=group.experts,
                 top_k=top_k,
                 expert_bytes=group.expert_bytes,
-                expert_params=sum(
-                    parameters(piece.name, TensorInfo("", piece.dtype, piece.shape, 0, 0), quantization, bits)
-                    for piece in group.pieces
-                ),
+                expert_params=group.params
+                if group.params is not None
+                else _params(group, quantization, bits),
                 pieces=tuple((piece.name, piece.length) for piece in group.pieces),
             )
         )
     return tuple(found)
+
+
+def _counts(
+    checkpoint: Checkpoint, backbone: Mapping[str, TensorInfo], quantization: str | None, bits: int
+) -> dict[str, int]:
+    """Parameters of the backbone by tensor."""
+    if checkpoint.packed is not None:  # nothing in it is ignored, and how it is stored is known
+        return {name: math.prod(stored.shape) for name, stored in stored_tensors(checkpoint).items()}
+    return {name: parameters(name, info, quantization, bits) for name, info in backbone.items()}
+
+
+def _params(group: ExpertGroup, quantization: str | None, bits: int) -> int:
+    return sum(
+        parameters(piece.name, TensorInfo("", piece.dtype, piece.shape, 0, 0), quantization, bits)
+        for piece in group.pieces
+    )
 
 
 def _shared(read: Reader, backbone: Mapping[str, TensorInfo]) -> int:

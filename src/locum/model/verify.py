@@ -6,7 +6,7 @@ from locum.errors import CheckpointError
 from locum.model.config import HIDDEN, Reader
 from locum.model.families import Family
 from locum.model.header import TensorInfo
-from locum.model.names import FUSED, ExpertGroup, Piece
+from locum.model.names import FUSED, PACKED, ExpertGroup, Piece
 from locum.model.quant import FLOATS, FP8_DTYPES, block_size
 
 _FLOATS = tuple(FLOATS)
@@ -60,7 +60,9 @@ def verify_groups(
 
 
 def _wanted(read: Reader, family: Family, group: ExpertGroup, quantization: str | None) -> Shapes | None:
-    """What one expert must consist of; None for packed formats, whose shapes are their own affair."""
+    """What one expert must consist of; None where the shapes are the format's own affair."""
+    if group.layout == PACKED:
+        return None  # compared with the model itself, see `backbone.index`
     hidden, width = read.count(*HIDDEN), read.count(family.width)
     if group.layout == FUSED:
         if quantization == "mxfp4" and any(piece.name.endswith("_blocks") for piece in group.pieces):

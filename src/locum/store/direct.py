@@ -7,6 +7,7 @@ import numpy as np
 
 from locum.machine.pages import Pages
 from locum.store.arena import Arena
+from locum.store.checks import Verify
 from locum.store.files import Files
 from locum.store.layout import READERS, STAGING_BYTES, Block, DirectBlock, Layout, StagedBlock
 from locum.store.reader import ReaderMover, Served
@@ -19,11 +20,13 @@ class DirectMover(ReaderMover[Block]):
     files are missing or have changed.
     """
 
-    def __init__(self, layout: Layout, arena: Arena, threads: int = READERS) -> None:
+    def __init__(
+        self, layout: Layout, arena: Arena, threads: int = READERS, verify: Verify = "first"
+    ) -> None:
         self._local = threading.local()
         self.staging_bytes = threads * STAGING_BYTES if layout.staged_experts else 0
         """Memory the staging buffers take, all threads together; 0 when every expert lands directly."""
-        super().__init__(layout, arena, Files(layout.index.files, direct=True), threads)
+        super().__init__(layout, arena, Files(layout.index.files, direct=True), threads, verify)
 
     def _steps(self, key: int) -> Sequence[Block]:
         return self.layout.blocks(key)

@@ -7,7 +7,6 @@ run of the image.
 """
 
 import json
-import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -15,12 +14,25 @@ from typing import Any, TypeVar
 
 from locum.errors import CheckpointError
 from locum.files import write_json
+from locum.model.image import RAW, Matrix, Piece, TensorView, exactly, view_of
 
 SCHEMA = "locum.index/3"
 ALIGN = 64
 """Parameters in an image start at multiples of this many bytes: what torch's own allocator gives."""
-RAW = "raw"
-"""The form of a matrix that is stored as it is multiplied."""
+
+__all__ = [
+    "ALIGN",
+    "RAW",
+    "SCHEMA",
+    "ExpertIndex",
+    "FileId",
+    "LayerIndex",
+    "Matrix",
+    "Piece",
+    "Span",
+    "TensorView",
+    "merge_spans",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,52 +46,6 @@ class Span:
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
-    """One stored tensor in an image: what it is to its matrix, torch's name of its dtype, shape, first byte.
-
-    Roles are those of the matrix's form (`codes`, `scales`, ...); the whole of a raw matrix is its `weight`.
-    """
-
-    role: str
-    dtype: str
-    shape: tuple[int, ...]
-    at: int
-
-    @property
-    def elements(self) -> int:
-        """How many numbers it holds."""
-        return math.prod(self.shape)
-
-
-@dataclass(frozen=True, slots=True)
-class Matrix:
-    """A matrix of `shape` that is made from `pieces` by a form, a name of `kernels.forms`.
-
-    `raw`: the one piece is the matrix.
-    """
-
-    form: str
-    shape: tuple[int, ...]
-    pieces: tuple[Piece, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class TensorView:
-    """One parameter of an expert: name (`gate_up_proj`), shape, and the matrices whose rows make it up."""
-
-    name: str
-    shape: tuple[int, ...]
-    matrices: tuple[Matrix, ...]
-
-    @property
-    def raw_dtype(self) -> str | None:
-        """The dtype of a parameter that can be used where it lies; None where it must be made at each use."""
-        if len(self.matrices) == 1 and self.matrices[0].form == RAW:
-            return self.matrices[0].pieces[0].dtype
-        return None
-
-
-@dataclass(frozen=True, slots=True)
 class LayerIndex:
     """The routed experts of one MoE layer. All share `tensors`; `experts[e]` are the spans of expert e."""
 
@@ -88,6 +54,8 @@ class LayerIndex:
     image_bytes: int
     tensors: tuple[TensorView, ...]
     experts: tuple[tuple[Span, ...], ...]
+    checksums: tuple[str, ...] = ()
+    """xxh3-64 of each expert's image in hexadecimal digits, where the files have them."""
 
 
 def merge_spans(spans: Iterable[Span]) -> list[Span]:
@@ -166,20 +134,13 @@ class ExpertIndex:
             return cls(
                 files=tuple(_record(FileId, file) for file in document["files"]),
                 layers=tuple(_layer(layer) for layer in document["layers"]),
-                identity=_of(str, document["identity"]),
+                identity=exactly(str, document["identity"]),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise CheckpointError("the expert index is damaged", where=path, got=repr(error)) from error
 
 
-_Field = TypeVar("_Field", str, int)
 _Record = TypeVar("_Record", FileId, Span)
-
-
-def _of(kind: type[_Field], value: Any) -> _Field:
-    if type(value) is not kind:
-        raise TypeError(f"{value!r} is not of type {kind.__name__}")
-    return value
 
 
 def _record(kind: type[_Record], values: dict[str, Any]) -> _Record:
@@ -191,40 +152,12 @@ def _record(kind: type[_Record], values: dict[str, Any]) -> _Record:
     return made
 
 
-def _shape(values: Any) -> tuple[int, ...]:
-    return tuple(_of(int, size) for size in values)
-
-
-def _tensor(values: dict[str, Any]) -> TensorView:
-    return TensorView(
-        name=_of(str, values["name"]),
-        shape=_shape(values["shape"]),
-        matrices=tuple(_matrix(matrix) for matrix in values["matrices"]),
-    )
-
-
-def _matrix(values: dict[str, Any]) -> Matrix:
-    return Matrix(
-        form=_of(str, values["form"]),
-        shape=_shape(values["shape"]),
-        pieces=tuple(_piece(piece) for piece in values["pieces"]),
-    )
-
-
-def _piece(values: dict[str, Any]) -> Piece:
-    return Piece(
-        role=_of(str, values["role"]),
-        dtype=_of(str, values["dtype"]),
-        shape=_shape(values["shape"]),
-        at=_of(int, values["at"]),
-    )
-
-
 def _layer(values: dict[str, Any]) -> LayerIndex:
     return LayerIndex(
-        module=_of(str, values["module"]),
-        layer=_of(int, values["layer"]),
-        image_bytes=_of(int, values["image_bytes"]),
-        tensors=tuple(_tensor(tensor) for tensor in values["tensors"]),
+        module=exactly(str, values["module"]),
+        layer=exactly(int, values["layer"]),
+        image_bytes=exactly(int, values["image_bytes"]),
+        tensors=tuple(view_of(tensor) for tensor in values["tensors"]),
         experts=tuple(tuple(_record(Span, span) for span in spans) for spans in values["experts"]),
+        checksums=tuple(exactly(str, text) for text in values["checksums"]),
     )

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from locum.store.arena import Arena
+from locum.store.checks import Verify
 from locum.store.files import Files
 from locum.store.layout import READERS, Layout, Run, split
 from locum.store.reader import ReaderMover, Served
@@ -20,10 +21,12 @@ class PageCacheMover(ReaderMover[Run]):
 
     staging_bytes = 0
 
-    def __init__(self, layout: Layout, arena: Arena, threads: int = READERS) -> None:
+    def __init__(
+        self, layout: Layout, arena: Arena, threads: int = READERS, verify: Verify = "first"
+    ) -> None:
         files = Files(layout.index.files, direct=False)
         files.expect_random()
-        super().__init__(layout, arena, files, threads)
+        super().__init__(layout, arena, files, threads, verify)
 
     def _steps(self, key: int) -> Sequence[Run]:
         return [

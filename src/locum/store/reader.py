@@ -16,6 +16,7 @@ from typing import Generic, TypeVar
 from locum.errors import LoadError, LocumError
 from locum.residency.mover.base import Mover, Priority, Slot, State, Ticket
 from locum.store.arena import Arena
+from locum.store.checks import Checks, Verify
 from locum.store.files import Files
 from locum.store.layout import Layout
 
@@ -81,9 +82,12 @@ class ReaderMover(Mover, Generic[Step]):
     `POLL_SECONDS`. Starting a load on a closed Mover raises `LoadError`.
     """
 
-    def __init__(self, layout: Layout, arena: Arena, files: Files, threads: int) -> None:
+    def __init__(
+        self, layout: Layout, arena: Arena, files: Files, threads: int, verify: Verify = "first"
+    ) -> None:
         assert threads > 0, "a reader needs a thread"
         self.layout, self._arena, self._files = layout, arena, files
+        self._checks = Checks(layout, verify)
         self._lock = threading.Lock()
         self._work = threading.Condition(self._lock)
         self._ended = threading.Condition(self._lock)
@@ -266,17 +270,25 @@ class ReaderMover(Mover, Generic[Step]):
                     self._work.notify()  # somebody else goes on
                 return job, step
 
-    def _put_back(self, job: "Job[Step]", served: Served | None, error: Exception | None) -> None:
+    def _landed(self, job: "Job[Step]", served: Served | None) -> bool:
+        """Count a step that went well. True when it was the last, and the caller has to check the expert
+        before it puts the job back.
+        """
         with self._lock:
-            self._active -= 1
-            if not self._active:
-                self._busy_seconds += time.perf_counter() - self._since
             if served is not None:
                 self._bytes_read += served.bytes_read
                 self._bytes_copied += served.bytes_copied
                 self._reads += served.reads
-            job.busy -= 1
             job.done += 1
+            last = job.done >= len(job.steps) and not (job.stop or job.failure)
+            return last and self._checks.wanted(job.key)
+
+    def _put_back(self, job: "Job[Step]", error: Exception | None) -> None:
+        with self._lock:
+            self._active -= 1
+            if not self._active:
+                self._busy_seconds += time.perf_counter() - self._since
+            job.busy -= 1
             job.failure = job.failure or error
             if job.busy:
                 return  # the last one to put it back settles it
@@ -293,12 +305,13 @@ class ReaderMover(Mover, Generic[Step]):
     def _run(self) -> None:
         while (taken := self._take()) is not None:
             job, step = taken
-            served: Served | None = None
             failure: Exception | None = None
             try:
-                if step is not None:
-                    begin = job.slot.offset
-                    served = self._serve(step, self._arena.memory[begin : begin + job.slot.size])
+                begin = job.slot.offset
+                slot = self._arena.memory[begin : begin + job.slot.size]
+                served = self._serve(step, slot) if step is not None else None
+                if self._landed(job, served):
+                    self._checks.check(job.key, slot)
             except LocumError as error:
                 failure = error
             except Exception as error:  # a bug must end as a failed load, never as a hang
@@ -306,7 +319,7 @@ class ReaderMover(Mover, Generic[Step]):
                     "expert weights could not be read", got=f"{type(error).__name__}: {error}"
                 )
                 failure.__cause__ = error
-            self._put_back(job, served, failure)
+            self._put_back(job, failure)
 
 
 def _orphaned(before: Ticket) -> LoadError:

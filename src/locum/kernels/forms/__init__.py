@@ -24,6 +24,8 @@ _METHODS = {
     "gptq1": "gptq",
     "gptq2": "gptq",
     "awq": "awq",
+    "int8": "grouped",
+    "int4": "grouped",
 }
 """Method to the file that knows it, imported only when asked for."""
 

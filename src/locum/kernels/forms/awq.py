@@ -30,4 +30,4 @@ def _made(pieces: Mapping[str, Tensor], shape: tuple[int, ...]) -> Tensor:
 
 def _unpack(stored: Tensor) -> Tensor:
     eights: Tensor = words.unpack(stored, 4).to(torch.int8).unflatten(-1, (-1, 8))
-    return eights.index_select(-1, torch.tensor(_PLACES)).flatten(-2)
+    return eights.index_select(-1, torch.tensor(_PLACES, device=stored.device)).flatten(-2)

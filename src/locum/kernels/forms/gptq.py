@@ -25,7 +25,7 @@ def make(method: str, numbers: str) -> Make:
         )  # the last word may be half empty
         zero_GO = (zero_GO + less) & mask
         if (order_I := pieces.get("order")) is None:
-            order_I = torch.arange(shape[1]) // (shape[1] // len(scales_GO))
+            order_I = torch.arange(shape[1], device=scales_GO.device) // (shape[1] // len(scales_GO))
         group_I = order_I.long()
         return (code_OI - zero_GO.T[:, group_I]).to(scales_GO.dtype) * scales_GO.T[:, group_I]
 

@@ -1,0 +1,136 @@
+"""The backbone of a packed folder: one safetensors file, written tensor by tensor."""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
+
+from locum.backbone.lazy import LazyTensor
+from locum.kernels.quantise import group_size, quantise
+from locum.pack.images import BITS, FLOATS
+
+_CODES = {
+    torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16",
+    torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8",
+    torch.bool: "BOOL",
+}  # fmt: skip
+Report = Callable[[int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A tensor of the new file: name, dtype, shape, and what makes it."""
+
+    name: str
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+
+    @property
+    def length(self) -> int:
+        """Bytes in the file."""
+        return torch.Size(self.shape).numel() * self.dtype.itemsize
+
+
+def linear_names(skeleton: PreTrainedModel, names: Iterator[str]) -> set[str]:
+    """Those of `names` (in the files) that are the weight of a linear layer, and of nothing else.
+
+    The output head is left out: its rounding errors go straight into the answer.
+    """
+    head = skeleton.get_output_embeddings()
+    layers = {
+        f"{path}.weight"
+        for path, module in skeleton.named_modules()
+        if type(module) is nn.Linear and module is not head
+    }
+    transforms = get_model_conversion_mapping(skeleton)
+    renamings = [t for t in transforms if isinstance(t, WeightRenaming)]
+    converters = [t for t in transforms if isinstance(t, WeightConverter)]
+    state = skeleton.state_dict()
+    found = set()
+    for name in names:
+        target, pattern = rename_source_key(name, renamings, converters, skeleton.base_model_prefix, state)
+        if pattern is None and target in layers:
+            found.add(name)
+    return found
+
+
+class BackboneWriter:
+    """Writes the tensors `state` in `precision`; those in `linear` are quantised where that is asked for."""
+
+    def __init__(
+        self, state: dict[str, LazyTensor], linear: set[str], precision: str, group: int, dtype: torch.dtype
+    ) -> None:
+        self._state, self._linear, self._precision = state, linear, precision
+        self._group, self._dtype = group, dtype
+        self.plan = {name: list(self._planned(name)) for name in sorted(state)}
+
+    @property
+    def length(self) -> int:
+        """Bytes of all tensors."""
+        return sum(planned.length for plans in self.plan.values() for planned in plans)
+
+    def _planned(self, name: str) -> Iterator[Planned]:
+        tensor = self._state[name]
+        dtype, shape = self._float(tensor.dtype, tensor.made), tensor.shape
+        size = self._size(name, shape)
+        if size is None:
+            yield Planned(name, dtype, shape)
+            return
+        bits = BITS[self._precision]
+        codes = torch.int8 if bits == 8 else torch.uint8
+        yield Planned(f"{name}.codes", codes, (shape[0], shape[1] * bits // 8))
+        yield Planned(f"{name}.scales", torch.bfloat16, (shape[0], shape[1] // size))
+
+    def _size(self, name: str, shape: tuple[int, ...]) -> int | None:
+        if self._precision not in BITS or name not in self._linear or len(shape) != 2:
+            return None
+        return group_size(shape[1], self._group)
+
+    def _float(self, stored: torch.dtype, made: bool) -> torch.dtype:
+        """The dtype in the new file of a tensor that is not quantised there."""
+        if not stored.is_floating_point:
+            return stored
+        if self._precision in FLOATS:
+            return FLOATS[self._precision]
+        return self._dtype if made else stored
+
+    def write(self, path: Path, report: Report) -> None:
+        """Write the file. Raises `OSError`, and `CheckpointError` for pieces that do not fit."""
+        with path.open("wb") as out:
+            out.write(self._header())
+            for name, plans in self.plan.items():
+                for planned, tensor in zip(plans, self._tensors(name), strict=True):
+                    assert tuple(tensor.shape) == planned.shape, name
+                    _write(out, tensor.to(planned.dtype))
+                    report(planned.length)
+
+    def _tensors(self, name: str) -> list[Tensor]:
+        tensor = self._state[name][...]
+        size = self._size(name, tuple(tensor.shape))
+        return [tensor] if size is None else list(quantise(tensor, BITS[self._precision], size))
+
+    def _header(self) -> bytes:
+        entries: dict[str, object] = {"__metadata__": {"format": "pt"}}
+        at = 0
+        for plans in self.plan.values():
+            for planned in plans:
+                entries[planned.name] = {
+                    "dtype": _CODES[planned.dtype],
+                    "shape": list(planned.shape),
+                    "data_offsets": [at, at + planned.length],
+                }
+                at += planned.length
+        text = json.dumps(entries, separators=(",", ":")).encode()
+        text += b" " * (-len(text) % 8)
+        return len(text).to_bytes(8, "little") + text
+
+
+def _write(out: BinaryIO, tensor: Tensor) -> None:
+    out.write(tensor.contiguous().view(-1).view(torch.uint8).numpy().data)

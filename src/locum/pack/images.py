@@ -1,0 +1,104 @@
+"""From an expert as it is stored to the image that a packed folder holds of it.
+
+Axes: O outputs, I inputs.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from locum.errors import NumericsError
+from locum.kernels.quantise import group_size, quantise
+from locum.kernels.stored import StoredParameter, torch_dtype
+from locum.model.image import RAW, Matrix, Piece, TensorView
+from locum.store.index import ALIGN, LayerIndex
+
+FLOATS = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+BITS = {"int8": 8, "int4": 4}
+STORED = "stored"
+"""The precision that changes nothing."""
+
+
+class Image(NamedTuple):
+    """What an expert becomes: its bytes, and where its parameters lie in them."""
+
+    data: bytes
+    tensors: tuple[TensorView, ...]
+
+
+class Target(NamedTuple):
+    """What experts are to become: `stored`, or a key of `FLOATS` or `BITS`; at most how many inputs share a
+    scale; whether the module multiplies by [I, O].
+    """
+
+    precision: str
+    group: int
+    transposed: bool
+
+
+def convert(layer: LayerIndex, expert: int, image: memoryview, target: Target) -> Image:
+    """The new image of `expert`, whose stored image is `image`.
+
+    Vectors keep their dtype when matrices are quantised.
+    Raises `NumericsError` for weights that are no numbers.
+    """
+    if target.precision == STORED:
+        return _regrouped(layer, image)
+    parts: dict[str, tuple[TensorView, dict[str, Tensor]]] = {}
+    for view in layer.tensors:
+        weight = _made(view, image, target.precision)
+        if not bool(torch.isfinite(weight).all()):
+            raise NumericsError(
+                "NaN or infinity among the weights",
+                where=f"{view.name} of expert {expert} of {layer.module}",
+                todo="The checkpoint is damaged: download it again",
+            )
+        parts[view.name] = _coded(view, weight, target)
+    return _laid_out(parts)
+
+
+def _regrouped(layer: LayerIndex, image: memoryview) -> Image:
+    """The same pieces: what is used in place at multiples of 64 bytes, the rest as it was."""
+    return Image(bytes(image[: layer.image_bytes]), layer.tensors)
+
+
+def _made(view: TensorView, image: memoryview, precision: str) -> Tensor:
+    dtype = FLOATS.get(precision)
+    if dtype is None:
+        dtype = torch_dtype(view.raw_dtype) if view.raw_dtype else torch.float32
+    return StoredParameter(view).read(image, 0, dtype)
+
+
+def _coded(view: TensorView, weight: Tensor, target: Target) -> tuple[TensorView, dict[str, Tensor]]:
+    """The pieces by role, and the view of them but for their places."""
+    precision, group, transposed = target
+    bits = BITS.get(precision)
+    shape = tuple(weight.shape)
+    turned = weight.T if transposed and weight.dim() == 2 else weight
+    size = group_size(turned.shape[-1], group) if bits and weight.dim() == 2 else None
+    if bits is None or size is None:
+        pieces = {"weight": weight.contiguous()}
+        form = RAW
+    else:
+        pieces = quantise(turned, bits, size)._asdict()
+        form = f"{precision}-g{size}" + ("+transposed" if transposed else "")
+    matrix = Matrix(form, shape, ())
+    return TensorView(view.name, shape, (matrix,)), pieces
+
+
+def _laid_out(parts: Mapping[str, tuple[TensorView, dict[str, Tensor]]]) -> Image:
+    data = bytearray()
+    views = []
+    for view, pieces in parts.values():
+        placed = []
+        for role, tensor in pieces.items():
+            data += bytes(-len(data) % ALIGN)
+            dtype = str(tensor.dtype).removeprefix("torch.")
+            placed.append(Piece(role, dtype, tuple(tensor.shape), len(data)))
+            data += tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+        matrix = replace(view.matrices[0], pieces=tuple(placed))
+        views.append(replace(view, matrices=(matrix,)))
+    return Image(bytes(data), tuple(views))

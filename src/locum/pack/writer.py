@@ -1,0 +1,312 @@
+"""`locum pack`: a checkpoint of any kind that locum runs into a packed folder."""
+
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import xxhash
+from transformers import PreTrainedModel
+from transformers.conversion_mapping import get_model_conversion_mapping
+
+from locum.backbone.experts import experts_modules
+from locum.backbone.family import build_skeleton
+from locum.backbone.index import expert_index, parts_by_parameter
+from locum.backbone.lazy import LazyTensor, lazy_state
+from locum.errors import UsageError
+from locum.files import new_folder, settle, write_json
+from locum.kernels.stored import torch_dtype
+from locum.model.checkpoint import Checkpoint
+from locum.model.image import RAW, TensorView
+from locum.model.names import is_ignored, layer_of
+from locum.model.packed import BACKBONE, INDEX, PAGE, SCHEMA, index_digest
+from locum.model.schemes import stored_tensors
+from locum.model.spec import MoESpec
+from locum.pack.backbone import BackboneWriter, linear_names
+from locum.pack.images import BITS, FLOATS, STORED, Image, Target, convert
+from locum.store.files import Files
+from locum.store.index import ExpertIndex, LayerIndex
+from locum.units import MIB
+
+PRECISIONS = (STORED, *FLOATS, *BITS)
+FILE_BYTES = 16 << 30
+"""A file with experts is closed once it is as long as this."""
+_SMALL_FILES = 64 * MIB
+"""Config, tokenizer and index, generously; larger files beside a checkpoint are not copied."""
+_COPIED = (".json", ".jinja", ".txt", ".model", ".md", "")
+_NAMES = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32", "float64": "fp64"}
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PackOptions:
+    """How to pack. `experts` and `backbone` are one of `PRECISIONS`; None for the backbone follows the
+    experts where they become floats, and is `stored` otherwise. `group`: weights that share a scale.
+    """
+
+    experts: str = STORED
+    backbone: str | None = None
+    group: int = 64
+    file_bytes: int = FILE_BYTES
+
+
+@dataclass(frozen=True, slots=True)
+class PackResult:
+    """A packed folder: bytes in all and of experts, how many experts, and how they are stored."""
+
+    path: Path
+    bytes: int
+    expert_bytes: int
+    experts: int
+    precision: str
+    backbone: str
+    seconds: float
+
+
+def pack(
+    model: Path, target: Path, options: PackOptions | None = None, progress: Progress | None = None
+) -> PackResult:
+    """Pack the checkpoint in `model` into the folder `target`, which must not exist.
+
+    `progress(done, total)` is called in bytes. Everything is written beside `target` and renamed at the end.
+    Raises the `ModelError`s of a checkpoint that locum does not run, `NumericsError` for weights that are no
+    numbers, `UsageError` for bad options, `LocumError` when the disk is too full.
+    """
+    started, options = time.monotonic(), options or PackOptions()
+    job = _Job(Checkpoint.open(model), _checked(options), progress or (lambda done, total: None))
+    with new_folder(target, job.total + _SMALL_FILES) as folder:
+        layers, files = job.write_experts(folder)
+        job.write_backbone(folder / BACKBONE)
+        job.write_config(folder)
+        write_json(folder / INDEX, job.index(layers, files))  # last: without it nothing loads
+    return PackResult(
+        path=target,
+        bytes=job.total,
+        expert_bytes=job.expert_bytes,
+        experts=sum(len(layer.experts) for layer in job.source.layers),
+        precision=job.precision,
+        backbone=job.backbone_precision,
+        seconds=time.monotonic() - started,
+    )
+
+
+def measure(model: Path, options: PackOptions) -> int:
+    """Bytes that `pack` would write, which is also the most it takes at any time (but for some megabytes).
+
+    Raises as `pack` does.
+    """
+    return _Job(Checkpoint.open(model), _checked(options), lambda done, total: None).total
+
+
+def _checked(options: PackOptions) -> PackOptions:
+    for flag, value in (("bits", options.experts), ("backbone", options.backbone or STORED)):
+        if value not in PRECISIONS:
+            raise UsageError(f"no such precision for {flag}", allowed=", ".join(PRECISIONS), got=repr(value))
+    group = options.group
+    if group < 8 or group & (group - 1):
+        raise UsageError(
+            "a group has a power of two of weights", allowed="8, 16, 32, 64, 128, ...", got=group
+        )
+    return options
+
+
+class _Job:
+    """One checkpoint on its way."""
+
+    def __init__(self, checkpoint: Checkpoint, options: PackOptions, progress: Progress) -> None:
+        self.checkpoint, self.options, self._progress = checkpoint, options, progress
+        self.spec = MoESpec.of(checkpoint).require_runnable()
+        self.source = expert_index(checkpoint)
+        self.skeleton = build_skeleton(checkpoint)
+        self.dtype = FLOATS.get(options.experts, torch_dtype(self.spec.dtype))
+        _, module = next(experts_modules(self.skeleton))
+        self.target = Target(options.experts, options.group, bool(module.is_transposed))
+        self.images = self._images()
+        self.expert_bytes = sum(
+            len(layer.experts) * _padded(len(image.data))
+            for layer, image in zip(self.source.layers, self.images, strict=True)
+        )
+        follows = options.experts if options.experts in FLOATS else STORED
+        self.backbone_precision = options.backbone or follows
+        self.backbone = self._backbone()
+        self.total = self.expert_bytes + self.backbone.length
+        self.done = 0
+
+    @property
+    def precision(self) -> str:
+        """How the experts are stored, by name."""
+        forms = {
+            matrix.form.split("+")[0]
+            for image in self.images
+            for view in image.tensors
+            for matrix in view.matrices
+        }
+        if quantised := sorted(forms - {RAW}):
+            return ", ".join(quantised)
+        dtypes = {piece.dtype for view in self.images[0].tensors for m in view.matrices for piece in m.pieces}
+        return ", ".join(sorted(_NAMES.get(dtype, dtype) for dtype in dtypes))
+
+    def _images(self) -> list[Image]:
+        """An image of each layer's kind, made from nothing: it tells sizes and places."""
+        known: dict[tuple[int, tuple[TensorView, ...]], Image] = {}
+        found = []
+        for layer in self.source.layers:
+            kind = layer.image_bytes, layer.tensors
+            if kind not in known:
+                known[kind] = self._convert(layer, 0, memoryview(bytearray(layer.image_bytes)))
+            found.append(known[kind])
+        return found
+
+    def _convert(self, layer: LayerIndex, expert: int, image: memoryview) -> Image:
+        return convert(layer, expert, image, self.target)
+
+    def write_experts(self, folder: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """Write every expert; (layers, files) as the index has them."""
+        reader = Files(self.source.files, direct=False)
+        try:
+            out = _ExpertFiles(folder, self.options.file_bytes)
+            layers = [
+                self._write_layer(number, layer, reader, out)
+                for number, layer in enumerate(self.source.layers)
+            ]
+            return layers, out.close()
+        finally:
+            reader.close()
+
+    def _write_layer(
+        self, number: int, layer: LayerIndex, reader: Files, out: "_ExpertFiles"
+    ) -> dict[str, Any]:
+        planned, experts = self.images[number], []
+        for expert in range(len(layer.experts)):
+            image = self._convert(layer, expert, _read(self.source, layer, expert, reader))
+            assert image.tensors == planned.tensors, "an expert's places depend on its numbers"
+            file, offset = out.add(image.data)
+            digest = xxhash.xxh3_64_hexdigest(image.data)
+            experts.append({"file": file, "offset": offset, "length": len(image.data), "xxh3": digest})
+            self._tell(_padded(len(image.data)))
+        return {
+            "module": layer.module,
+            "origin": self.spec.moe[number].module,
+            "layer": layer.layer,
+            "image_bytes": len(planned.data),
+            "tensors": [asdict(view) for view in planned.tensors],
+            "experts": experts,
+        }
+
+    def _backbone(self) -> BackboneWriter:
+        state = dict(_backbone_state(self.checkpoint, self.skeleton, self.spec))
+        linear = linear_names(self.skeleton, iter(state))
+        return BackboneWriter(state, linear, self.backbone_precision, self.options.group, self.dtype)
+
+    def write_backbone(self, path: Path) -> None:
+        """Write everything else of the model."""
+        self.backbone.write(path, self._tell)
+
+    def write_config(self, folder: Path) -> None:
+        """The config, without quantisation, and every small file beside it."""
+        source = self.checkpoint.folder
+        for path in sorted(source.iterdir()):
+            weights = path.name.endswith(".index.json") or path.name == INDEX
+            if (
+                path.is_file()
+                and path.suffix in _COPIED
+                and not weights
+                and path.stat().st_size < _SMALL_FILES // 4
+            ):
+                shutil.copyfile(path, folder / path.name)
+        config = {k: v for k, v in self.checkpoint.config.items() if k != "torch_dtype"}
+        text = config.get("text_config")
+        for part in (config, text if isinstance(text, dict) else {}):
+            for key in ("quantization_config", "compression_config"):
+                part.pop(key, None)
+        config["dtype"] = str(self.dtype).removeprefix("torch.")
+        write_json(folder / "config.json", config, indent=2)
+
+    def index(self, layers: list[dict[str, Any]], files: list[dict[str, Any]]) -> dict[str, Any]:
+        """`index.json`."""
+        document = {
+            "schema": SCHEMA,
+            "locum": metadata.version("locum"),
+            "source": {
+                "model": self.checkpoint.folder.resolve().name,
+                "config_hash": self.checkpoint.config_hash,
+                "quantization": self.spec.quantization,
+            },
+            "precision": {"experts": self.precision, "backbone": self.backbone_precision},
+            "files": files,
+            "layers": layers,
+        }
+        return document | {"sha256": index_digest(document)}
+
+    def _tell(self, count: int) -> None:
+        self.done += count
+        self._progress(self.done, self.total)
+
+
+class _ExpertFiles:
+    """`experts-00000.bin` and on: runs at multiples of 4096, the files closed when long enough."""
+
+    def __init__(self, folder: Path, limit: int) -> None:
+        self._folder, self._limit = folder, limit
+        self._sizes: list[int] = []
+        self._begin()
+
+    def _begin(self) -> None:
+        self._sizes.append(0)
+        self._file = (self._folder / self._name(len(self._sizes) - 1)).open("xb")
+
+    @staticmethod
+    def _name(number: int) -> str:
+        return f"experts-{number:05d}.bin"
+
+    def add(self, data: bytes) -> tuple[int, int]:
+        """Write an image; (file number, offset)."""
+        if self._sizes[-1] and self._sizes[-1] + len(data) > self._limit:
+            self._end()
+            self._begin()
+        offset = self._sizes[-1]
+        self._file.write(data)
+        self._file.write(bytes(_padded(len(data)) - len(data)))
+        self._sizes[-1] += _padded(len(data))
+        return len(self._sizes) - 1, offset
+
+    def _end(self) -> None:
+        settle(self._file)
+        self._file.close()
+
+    def close(self) -> list[dict[str, Any]]:
+        """Bring the last file to the disk; the files as the index has them."""
+        self._end()
+        return [{"name": self._name(n), "bytes": size} for n, size in enumerate(self._sizes)]
+
+
+def _read(index: ExpertIndex, layer: LayerIndex, expert: int, reader: Files) -> memoryview:
+    """The stored image of one expert."""
+    image = memoryview(bytearray(layer.image_bytes))
+    for span in layer.experts[expert]:
+        reader.read(span.file, image[span.at : span.at + span.length], span.offset, span.length)
+        reader.forget(span.file, span.offset, span.length)
+    return image
+
+
+def _backbone_state(
+    checkpoint: Checkpoint, skeleton: PreTrainedModel, spec: MoESpec
+) -> Iterator[tuple[str, LazyTensor]]:
+    """What is neither a routed expert nor left in the files by transformers."""
+    stored = {} if checkpoint.packed else stored_tensors(checkpoint)
+    parts = parts_by_parameter(stored, skeleton, get_model_conversion_mapping(skeleton))
+    routed = {part.stored.name for found in parts.values() for part in found}
+    stack = (layer_of(spec.moe[0].module + ".") or ("", 0))[0]
+    for name, tensor in lazy_state(checkpoint).items():
+        if name not in routed and not is_ignored(name, spec.layers, stack):
+            yield name, tensor
+
+
+def _padded(length: int) -> int:
+    return -(-length // PAGE) * PAGE
+
+
+__all__: Sequence[str] = ["PRECISIONS", "PackOptions", "PackResult", "measure", "pack"]

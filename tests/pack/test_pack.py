@@ -1,0 +1,442 @@
+"""Packed folders: the bits of what was packed, of what the numbers in the file mean, and what damage does."""
+
+import itertools
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import xxhash
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from helpers_cli import environment
+from helpers_laws import Subject, reference, same_bits, swapped
+from helpers_models import FAMILIES
+from helpers_quantised import awq, fp8, gpt_oss_twins, gptq, twins
+from locum.backbone.index import expert_index
+from locum.errors import CheckpointError, LoadError, LocumError, NumericsError, UsageError
+from locum.model.checkpoint import Checkpoint
+from locum.model.inspect import inspect
+from locum.model.packed import index_digest
+from locum.model.spec import MoESpec
+from locum.pack import PackOptions, pack
+
+Packs = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def packs(checkpoints: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Packs:
+    """`packs(family, dtype, **options)`: the packed folder of a tiny checkpoint, made once. Read-only."""
+    made: dict[object, Path] = {}
+
+    def get(family: str, dtype: str = "bfloat16", **options: Any) -> Path:
+        key = family, dtype, repr(sorted(options.items()))
+        if key not in made:
+            made[key] = tmp_path_factory.mktemp("packs") / "packed"
+            pack(checkpoints(family, dtype), made[key], PackOptions(**options))
+        return made[key]
+
+    return get
+
+
+def index_of(folder: Path) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads((folder / "index.json").read_text())
+    return document
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_packed_as_stored_is_the_model(
+    packs: Packs, checkpoints: Callable[..., Path], family: str, dtype: str
+) -> None:
+    folder, expected = packs(family, dtype), reference(checkpoints(family, dtype))
+    subject = Subject(folder)
+    for slots, prefetch in ((1, "none"), (4, "next-gate"), (1000, "none")):
+        assert same_bits(subject.run(slots, prefetch=prefetch).logits, expected.logits)
+    assert not same_bits(swapped_without_checks(subject), expected.logits)
+
+
+def swapped_without_checks(subject: Subject) -> list[Tensor]:
+    """Experts 0 and 1 exchanged, and nobody looks at the checksums."""
+    good = subject.index
+    try:
+        from dataclasses import replace
+
+        subject.index = replace(good, layers=tuple(replace(layer, checksums=()) for layer in good.layers))
+        return swapped(subject).logits
+    finally:
+        subject.index = good
+
+
+@pytest.mark.parametrize("form", ["fp8", "gptq", "awq", "mxfp4"])
+def test_quantised_checkpoints_stay_as_they_are(
+    checkpoints: Callable[..., Path], tmp_path: Path, form: str
+) -> None:
+    declared: dict[str, dict[str, Any]] = {
+        "fp8": {"quant_method": "fp8", "weight_block_size": [16, 16]},
+        "gptq": {"quant_method": "gptq", "bits": 4},
+        "awq": {"quant_method": "awq", "bits": 4, "version": "gemm"},
+    }
+    if form == "mxfp4":
+        quantised, meant = gpt_oss_twins(checkpoints("gpt_oss", "bfloat16", shard="1GB"), tmp_path)
+    else:
+        make = {"fp8": fp8, "gptq": gptq(4, 16), "awq": awq}[form]
+        plain = checkpoints("qwen3_moe", "bfloat16", shard="1GB")
+        quantised, meant = twins(plain, tmp_path, make, declared[form])
+    result = pack(quantised, tmp_path / "packed")
+    assert result.precision.startswith(form)
+    assert same_bits(Subject(tmp_path / "packed").run(4).logits, reference(meant).logits)
+    # and on from there: a packed folder is a model like any other
+    again = pack(tmp_path / "packed", tmp_path / "floats", PackOptions(experts="bf16"))
+    assert again.precision == "bf16"
+    assert same_bits(Subject(tmp_path / "floats").run(4).logits, reference(meant).logits)
+
+
+def means(folder: Path, layer: dict[str, Any], expert: int) -> dict[str, Tensor]:
+    """What the bytes of an expert mean, worked out with numpy from the words of the format alone."""
+    place = layer["experts"][expert]
+    with open(folder / index_of(folder)["files"][place["file"]]["name"], "rb") as file:
+        file.seek(place["offset"])
+        data = file.read(place["length"])
+    assert xxhash.xxh3_64_hexdigest(data) == place["xxh3"]
+    found = {}
+    for view in layer["tensors"]:
+        (matrix,) = view["matrices"]
+        pieces = {piece["role"]: piece for piece in matrix["pieces"]}
+        form, _, placement = matrix["form"].partition("+")
+        if form == "raw":
+            (piece,) = pieces.values()
+            raw = np.frombuffer(data, np.uint16, int(np.prod(piece["shape"])), piece["at"])
+            found[view["name"]] = torch.from_numpy(raw.astype(np.uint32) << 16).view(torch.float32)
+            found[view["name"]] = found[view["name"]].reshape(piece["shape"])
+            continue
+        bits, group = int(form[3]), int(form.partition("-g")[2])
+        codes, scales = pieces["codes"], pieces["scales"]
+        rows, groups = scales["shape"]
+        high = np.frombuffer(data, np.uint16, rows * groups, scales["at"]).astype(np.uint32) << 16
+        scale = high.view(np.float32).reshape(rows, groups)
+        stored = np.frombuffer(data, np.uint8, int(np.prod(codes["shape"])), codes["at"])
+        values = np.empty((rows, groups * group), np.float32)
+        for row in range(rows):
+            for column in range(groups * group):
+                g, i = divmod(column, group)
+                if bits == 8:
+                    code = int(stored[row * groups * group + column].astype(np.int8))
+                else:
+                    byte = int(stored[row * groups * group // 2 + g * group // 2 + i % (group // 2)])
+                    code = (byte >> 4 if i >= group // 2 else byte & 15) - 8
+                values[row, column] = np.float32(code) * scale[row, g]
+        assert placement in ("", "transposed")
+        found[view["name"]] = torch.from_numpy(values.T.copy() if placement else values)
+    return found
+
+
+def simulated(folder: Path, source: Path, out: Path) -> Path:
+    """A plain checkpoint whose experts are what the packed folder's numbers mean."""
+    shutil.copytree(source, out)
+    tensors = load_file(out / "model.safetensors")
+    for layer in index_of(folder)["layers"]:
+        for expert in range(len(layer["experts"])):
+            for name, meant in means(folder, layer, expert).items():
+                value = meant.to(torch.bfloat16)
+                stem = layer["origin"]
+                if f"{stem}.{name}" in tensors:
+                    tensors[f"{stem}.{name}"][expert] = value
+                elif name == "gate_up_proj":
+                    gate, up = value.chunk(2)
+                    tensors[f"{stem}.{expert}.gate_proj.weight"] = gate.contiguous()
+                    tensors[f"{stem}.{expert}.up_proj.weight"] = up.contiguous()
+                else:
+                    tensors[f"{stem}.{expert}.{name}.weight"] = value
+    save_file(tensors, out / "model.safetensors", metadata={"format": "pt"})
+    return out
+
+
+@pytest.mark.parametrize("bits", ["int8", "int4"])
+@pytest.mark.parametrize("family", ["qwen3_moe", "deepseek_v3", "gpt_oss"])
+def test_small_integers_are_the_simulated_weights(
+    checkpoints: Callable[..., Path], tmp_path: Path, family: str, bits: str
+) -> None:
+    source = checkpoints(family, "bfloat16", shard="1GB")
+    result = pack(source, tmp_path / "packed", PackOptions(experts=bits))
+    assert bits in result.precision
+    twin = simulated(tmp_path / "packed", source, tmp_path / "simulated")
+    expected = reference(twin)
+    subject = Subject(tmp_path / "packed")
+    for slots in (1, 4, 1000):
+        assert same_bits(subject.run(slots).logits, expected.logits)
+    assert not same_bits(expected.logits, reference(source).logits)
+
+
+def test_a_quantised_backbone_is_what_its_numbers_mean(
+    checkpoints: Callable[..., Path], tmp_path: Path
+) -> None:
+    source = checkpoints("qwen3_moe", "bfloat16", shard="1GB")
+    pack(source, tmp_path / "packed", PackOptions(backbone="int8"))
+    stored = load_file(tmp_path / "packed" / "backbone.safetensors")
+    shutil.copytree(source, tmp_path / "simulated")
+    tensors = load_file(source / "model.safetensors")
+    linear = [name.removesuffix(".codes") for name in stored if name.endswith(".codes")]
+    assert {name.split(".")[-2] for name in linear} >= {"q_proj", "k_proj", "v_proj", "o_proj"}
+    assert not any("gate.weight" in name or "embed" in name or "lm_head" in name for name in linear)
+    for name in linear:
+        codes, scales = stored[f"{name}.codes"], stored[f"{name}.scales"]
+        each = codes.shape[1] // scales.shape[1]
+        tensors[name] = (codes.float() * scales.float().repeat_interleave(each, 1)).bfloat16()
+    save_file(tensors, tmp_path / "simulated" / "model.safetensors", metadata={"format": "pt"})
+    got = Subject(tmp_path / "packed").run(4)
+    assert same_bits(got.logits, reference(tmp_path / "simulated").logits)
+    spec = MoESpec.of(Checkpoint.open(tmp_path / "packed"))
+    assert spec.params == MoESpec.of(Checkpoint.open(source)).params
+    assert spec.backbone_resident_bytes == MoESpec.of(Checkpoint.open(source)).backbone_resident_bytes
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_inspect_finds_the_same_model(packs: Packs, checkpoints: Callable[..., Path], family: str) -> None:
+    found, source = inspect(packs(family)).spec, inspect(checkpoints(family, "bfloat16")).spec
+    for field in ("family", "params", "active_params", "experts", "top_k", "moe_layers", "kv", "dtype"):
+        assert getattr(found, field) == getattr(source, field), field
+    assert found.runnable
+    assert found.quantization is None
+    index = expert_index(Checkpoint.open(packs(family)))
+    assert tuple(len(layer.experts) for layer in index.layers) == found.experts
+
+
+def test_one_read_brings_an_expert(packs: Packs) -> None:
+    subject = Subject(packs("olmoe", experts="int4"))
+    with subject.residents(4) as residents:
+        assert all(residents.layout.image_start(key) == 0 for key in range(8))
+        assert residents.layout.staged_experts == 0
+    for number, layer in enumerate(index_of(packs("olmoe", experts="int4"))["layers"]):
+        offsets = [expert["offset"] for expert in layer["experts"]]
+        assert all(offset % 4096 == 0 for offset in offsets), number
+        gaps = {b - a for a, b in itertools.pairwise(offsets)}
+        assert gaps == {-(-layer["image_bytes"] // 4096) * 4096}, "experts of a layer lie side by side"
+
+
+@pytest.fixture
+def damaged(packs: Packs, tmp_path: Path) -> Path:
+    """One bit of expert 3 of the second MoE layer is wrong."""
+    folder = tmp_path / "damaged"
+    shutil.copytree(packs("olmoe"), folder)
+    place = index_of(folder)["layers"][1]["experts"][3]
+    with open(folder / "experts-00000.bin", "r+b") as file:
+        file.seek(place["offset"] + place["length"] - 5)
+        byte = file.read(1)[0]
+        file.seek(-1, os.SEEK_CUR)
+        file.write(bytes([byte ^ 1]))
+    return folder
+
+
+@pytest.mark.parametrize("mover", ["direct", "pagecache"])
+@pytest.mark.parametrize("verify", ["first", "always"])
+def test_a_flipped_bit_names_the_expert(damaged: Path, verify: str, mover: str) -> None:
+    with pytest.raises(LoadError, match=r"expert 3 of model\.layers\.1\.mlp\.experts is damaged"):
+        Subject(damaged).run(1000, verify=verify, mover=mover)
+
+
+def test_nobody_looks_when_told_not_to(damaged: Path) -> None:
+    Subject(damaged).run(1000, verify="never")
+
+
+@pytest.mark.parametrize(("verify", "caught"), [("first", False), ("always", True)])
+def test_when_an_expert_is_looked_at(packs: Packs, tmp_path: Path, verify: str, caught: bool) -> None:
+    folder = tmp_path / "late"
+    shutil.copytree(packs("olmoe"), folder)
+    subject = Subject(folder)
+    place = index_of(folder)["layers"][0]["experts"][0]
+    with subject.residents(1, verify=verify, mover="pagecache") as residents:
+
+        def read() -> None:
+            for expert in (0, 1):  # the second takes the only place of the first
+                residents.step(1)
+                with residents.acquire(0, {expert: 1}, torch.zeros(1, 64)) as lease:
+                    for _ in lease:
+                        pass
+
+        read()
+        with open(folder / "experts-00000.bin", "r+b") as file:
+            file.seek(place["offset"])
+            file.write(b"\xff" * 64)
+        if caught:
+            with pytest.raises(LoadError, match="expert 0"):
+                read()
+        else:
+            read()
+
+
+def test_the_command_line_and_a_folder_that_moved(packs: Packs, tmp_path: Path) -> None:
+    folder = tmp_path / "elsewhere"
+    shutil.copytree(packs("qwen3_moe"), folder)
+    command = [sys.executable, "-m", "locum", "inspect", str(folder), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment(), check=True)
+    assert json.loads(done.stdout)["layout"] == "packed"
+
+
+@pytest.mark.parametrize("moment", ["experts", "backbone", "config"])
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(28, "No space left on device")])
+def test_interrupted_or_out_of_space_leaves_nothing(
+    checkpoints: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    moment: str,
+    error: BaseException,
+) -> None:
+    from locum.pack import writer
+
+    calls = []
+
+    def fail(*args: object, **kwargs: object) -> None:
+        calls.append(args)
+        raise error
+
+    monkeypatch.setattr(writer._Job, f"write_{moment}", fail)
+    wanted = KeyboardInterrupt if isinstance(error, KeyboardInterrupt) else LocumError
+    with pytest.raises(wanted, match="disk is full" if wanted is LocumError else None):
+        pack(checkpoints("olmoe", "bfloat16"), tmp_path / "packed")
+    assert calls
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_killed_on_the_way_leaves_nothing_that_loads(
+    checkpoints: Callable[..., Path], tmp_path: Path
+) -> None:
+    source = checkpoints("olmoe", "bfloat16")
+    script = (
+        "import sys, time\nfrom pathlib import Path\nfrom locum.pack import pack\n"
+        "def slow(done, total):\n    print('going', flush=True)\n    time.sleep(0.2)\n"
+        "pack(Path(sys.argv[1]), Path(sys.argv[2]), progress=slow)\n"
+    )
+    target = tmp_path / "packed"
+    child = subprocess.Popen(
+        [sys.executable, "-c", script, str(source), str(target)], stdout=subprocess.PIPE, env=environment()
+    )
+    assert child.stdout is not None
+    child.stdout.readline()
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    child.stdout.close()
+    assert not target.exists()
+    for left in tmp_path.iterdir():
+        with pytest.raises(LocumError):
+            Checkpoint.open(left)
+    begun = time.monotonic()
+    pack(source, target)  # what is left is in nobody's way
+    assert time.monotonic() - begun < 60
+    assert Checkpoint.open(target).packed is not None
+
+
+def test_too_little_space_is_said_before_anything_is_written(
+    checkpoints: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1 << 20))
+    with pytest.raises(LocumError, match=r"not enough disk space.*free at the peak"):
+        pack(checkpoints("olmoe", "bfloat16"), tmp_path / "packed")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_weights_that_are_no_numbers(checkpoints: Callable[..., Path], tmp_path: Path) -> None:
+    shutil.copytree(checkpoints("olmoe", "bfloat16", shard="1GB"), tmp_path / "source")
+    tensors = load_file(tmp_path / "source" / "model.safetensors")
+    tensors["model.layers.2.mlp.experts.5.up_proj.weight"][3, 3] = float("nan")
+    save_file(tensors, tmp_path / "source" / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(NumericsError, match=r"expert 5 of model\.layers\.2"):
+        pack(tmp_path / "source", tmp_path / "packed", PackOptions(experts="int8"))
+    assert not (tmp_path / "packed").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [({"experts": "int3"}, "int3"), ({"backbone": "fp8"}, "fp8"), ({"group": 48}, "48"), ({"group": 4}, "4")],
+)
+def test_bad_options(
+    checkpoints: Callable[..., Path], tmp_path: Path, options: dict[str, Any], word: str
+) -> None:
+    with pytest.raises(UsageError, match=word):
+        pack(checkpoints("olmoe", "bfloat16"), tmp_path / "packed", PackOptions(**options))
+
+
+def test_the_folder_must_be_new(checkpoints: Callable[..., Path], tmp_path: Path) -> None:
+    (tmp_path / "packed").mkdir()
+    (tmp_path / "packed" / "mine").write_text("dear")
+    with pytest.raises(UsageError, match="exists"):
+        pack(checkpoints("olmoe", "bfloat16"), tmp_path / "packed")
+    assert (tmp_path / "packed" / "mine").read_text() == "dear"
+
+
+def test_files_are_split(checkpoints: Callable[..., Path], tmp_path: Path) -> None:
+    source = checkpoints("olmoe", "bfloat16")
+    pack(source, tmp_path / "packed", PackOptions(file_bytes=100_000))
+    files = index_of(tmp_path / "packed")["files"]
+    assert len(files) > 2
+    assert all(file["bytes"] <= 100_000 for file in files)
+    assert same_bits(Subject(tmp_path / "packed").run(4).logits, reference(source).logits)
+
+
+def paths_of(document: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Every place in a JSON document."""
+    inner = document.items() if isinstance(document, dict) else enumerate(document)
+    found = [path] if path else []
+    for key, value in inner:
+        found.append((*path, key))
+        if isinstance(value, dict | list):
+            found += paths_of(value, (*path, key))
+    return found
+
+
+values = st.one_of(st.none(), st.integers(-(2**70), 2**70), st.text(max_size=4), st.just([]), st.just({}))
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data(), forged=st.booleans())
+def test_a_damaged_index_is_never_believed(
+    packs: Packs, tmp_path: Path, data: st.DataObject, forged: bool
+) -> None:
+    folder = tmp_path / "index"
+    if not folder.exists():
+        shutil.copytree(packs("olmoe", experts="int4"), folder)
+    document = index_of(packs("olmoe", experts="int4"))
+    path = data.draw(st.sampled_from(paths_of(document)))
+    value = data.draw(values)
+    place = document
+    for key in path[:-1]:
+        place = place[key]
+    same = place[path[-1]] == value
+    place[path[-1]] = value
+    if forged:  # by somebody who knows how the checksum is made
+        document.pop("sha256", None)
+        document["sha256"] = index_digest(document)
+    (folder / "index.json").write_text(json.dumps(document))
+    try:
+        spec = MoESpec.of(Checkpoint.open(folder))
+        assert spec.experts == (8, 8, 8)
+        Subject(folder).run(4)
+    except LocumError:
+        return
+    assert forged or same
+
+
+@pytest.mark.parametrize("keep", [0, 100, -1])
+def test_a_truncated_file_is_refused(packs: Packs, tmp_path: Path, keep: int) -> None:
+    folder = tmp_path / "short"
+    shutil.copytree(packs("olmoe"), folder)
+    path = folder / "experts-00000.bin"
+    os.truncate(path, keep if keep >= 0 else path.stat().st_size + keep)
+    with pytest.raises(CheckpointError, match=r"experts-00000\.bin"):
+        Checkpoint.open(folder)
+    path.unlink()
+    with pytest.raises(CheckpointError, match="no such file"):
+        Checkpoint.open(folder)
