@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
-from locum.backbone.experts import expert_shapes, experts_modules
+from locum.backbone.experts import expert_shapes, experts_modules, way_of
 from locum.backbone.family import build_skeleton
 from locum.errors import CheckpointError, UnsupportedError
 from locum.kernels.forms import stored_shape
@@ -32,7 +32,8 @@ from locum.store.index import ALIGN, ExpertIndex, FileId, LayerIndex, Span, Tens
 _EXPERT_NUMBER = re.compile(r"experts\.(\d+)\.")
 _LAYER_NUMBER = re.compile(r"\.(\d+)\.")
 _DTYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32", "F64": "float64"}
-_RULES = 2  # raise when the same files would give another index
+_RULES = 3  # raise when the same files would give another index
+_PARTED = ("ErnieFuseAndSplitTextVisionExperts",)
 _PLACEMENTS = (("MergeModulelist",), ("MergeModulelist", "Concatenate"))
 
 
@@ -87,17 +88,20 @@ def _build(checkpoint: Checkpoint, identity: str) -> ExpertIndex:
 
 def _parts_by_parameter(checkpoint: Checkpoint, skeleton: PreTrainedModel) -> dict[str, list[_Part]]:
     """Checkpoint tensors grouped by the experts parameter they end up in (`...experts.gate_up_proj`)."""
-    wanted = {
-        f"{path}.{name}" for path, module in experts_modules(skeleton) for name in expert_shapes(module)
-    }
+    wanted: dict[str, Tensor] = {}
+    own_name: dict[str, str] = {}
+    for path, module in experts_modules(skeleton):
+        wanted |= {f"{path}.{name}": tensor for name, tensor in expert_shapes(module).items()}
+        own_name |= {f"{path}.{name}": f"{path}.{own}" for name, own in way_of(module).stored.items()}
     transforms = get_model_conversion_mapping(skeleton)
     renamings = [t for t in transforms if isinstance(t, WeightRenaming)]
     converters = [t for t in transforms if isinstance(t, WeightConverter)]
     by_pattern = {pattern: c for c in converters for pattern in c.source_patterns}
-    state = skeleton.state_dict()
+    state = {**skeleton.state_dict(), **wanted, **{name: wanted[own] for name, own in own_name.items()}}
     parts: dict[str, list[_Part]] = defaultdict(list)
     for name in sorted(checkpoint.tensors):
         target, pattern = rename_source_key(name, renamings, converters, skeleton.base_model_prefix, state)
+        target = own_name.get(target, target)
         if target not in wanted:
             continue
         if pattern is None:
@@ -105,18 +109,22 @@ def _parts_by_parameter(checkpoint: Checkpoint, skeleton: PreTrainedModel) -> di
             continue
         converter = by_pattern[pattern]
         number = _EXPERT_NUMBER.search(name)
+        order = converter.source_patterns.index(pattern)
         if number is None:
             form = _form_of(converter, target, checkpoint.tensors[name].shape, state[target].shape)
-            parts[target].append(_Part(0, None, name, form))
+            parts[target].append(_Part(order, None, name, form))
             continue
         _require_placement(converter, target)
-        parts[target].append(_Part(converter.source_patterns.index(pattern), int(number[1]), name))
+        parts[target].append(_Part(order, int(number[1]), name))
     return parts
 
 
 def _require_placement(converter: WeightConverter, target: str) -> None:
     operations = tuple(type(op).__name__ for op in converter.operations)
     rows = [getattr(op, "dim", 0) for op in converter.operations]
+    if operations == _PARTED:  # the same, for the first half of the experts, and for the others elsewhere
+        facts = vars(converter.operations[0])
+        operations, rows = _PLACEMENTS[1], [facts["stack_dim"], facts["concat_dim"]]
     if operations not in _PLACEMENTS or rows != [0, 1][: len(rows)]:
         raise _unknown(converter, target)
 
@@ -126,6 +134,8 @@ def _form_of(converter: WeightConverter, target: str, stored: Sequence[int], wan
     operations = converter.operations
     if len(operations) == 1:
         name, facts = type(operations[0]).__name__, vars(operations[0])
+        if name == "Concatenate" and facts["dim"] == 1:
+            return "raw"
         if name == "Interleave" and facts["dim"] == 1 and not facts["inverse"]:
             return "interleaved"
         if name == "Transpose" and {facts["dim0"], facts["dim1"]} == {1, 2}:
@@ -150,9 +160,9 @@ def _layer(
     parts: dict[str, list[_Part]],
     numbers: dict[str, int],
 ) -> LayerIndex:
-    shapes = expert_shapes(module)
+    shapes, beyond = expert_shapes(module), way_of(module).beyond
     sources = {
-        name: _pieces(checkpoint, f"{path}.{name}", parts.get(f"{path}.{name}", []), meta)
+        name: _pieces(checkpoint, f"{path}.{name}", parts.get(f"{path}.{name}", []), meta, beyond)
         for name, meta in shapes.items()
     }
     forms = {name: found[0].form for name in shapes if (found := parts.get(f"{path}.{name}"))}
@@ -180,9 +190,11 @@ def _layer(
     )
 
 
-def _pieces(checkpoint: Checkpoint, target: str, parts: list[_Part], meta: Tensor) -> list[list[TensorInfo]]:
+def _pieces(
+    checkpoint: Checkpoint, target: str, parts: list[_Part], meta: Tensor, beyond: int
+) -> list[list[TensorInfo]]:
     """Per expert, the byte runs that make up its part of parameter `target` [E, ...], checked against
-    `meta`.
+    `meta`. The `beyond` numbers after the last may be there and are left there.
     """
     if not parts:
         raise CheckpointError("experts are missing", where=checkpoint.folder, allowed=f"tensors for {target}")
@@ -191,6 +203,8 @@ def _pieces(checkpoint: Checkpoint, target: str, parts: list[_Part], meta: Tenso
     sources = (
         _slices(checkpoint, target, parts, whole) if parts[0].expert is None else _rows(checkpoint, parts)
     )
+    for number in range(count, count + beyond):
+        sources.pop(number, None)
     missing = [expert for expert in range(count) if not sources.get(expert)]
     extra = sorted(set(sources) - set(range(count)))
     if missing or extra:
@@ -232,20 +246,27 @@ def _rows(checkpoint: Checkpoint, parts: list[_Part]) -> dict[int, list[TensorIn
 def _slices(
     checkpoint: Checkpoint, target: str, parts: list[_Part], shape: tuple[int, ...]
 ) -> dict[int, list[TensorInfo]]:
-    """One tensor [E, ...] holds all experts: cut it along the first axis."""
-    info = checkpoint.tensors[parts[0].name]
-    if len(parts) > 1 or info.shape != shape:
+    """Tensors [E, ...] hold all experts: cut them along the first axis. Several follow one another by rows,
+    and one alone may be flat, [E * rows, ...].
+    """
+    infos = [checkpoint.tensors[part.name] for part in sorted(parts)]
+    if [info.shape for info in infos] == [(shape[0] * shape[1], *shape[2:])]:
+        infos = [infos[0]._replace(shape=shape)]
+    rows = sum(info.shape[1] for info in infos if len(info.shape) > 1)
+    if any((*info.shape[:1], rows, *info.shape[2:]) != shape for info in infos):
         raise CheckpointError(
             "the shape of the fused experts disagrees with the config",
             where=target,
             allowed=list(shape),
             got=[list(checkpoint.tensors[part.name].shape) for part in parts],
         )
-    step = info.length // info.shape[0]
-    return {
-        e: [info._replace(shape=info.shape[1:], offset=info.offset + e * step, length=step)]
-        for e in range(info.shape[0])
-    }
+    sources: dict[int, list[TensorInfo]] = defaultdict(list)
+    for info in infos:
+        step = info.length // shape[0]
+        for expert in range(shape[0]):
+            offset = info.offset + expert * step
+            sources[expert].append(info._replace(shape=info.shape[1:], offset=offset, length=step))
+    return sources
 
 
 def _some(numbers: list[int]) -> str:

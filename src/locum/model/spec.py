@@ -1,5 +1,6 @@
 """`MoESpec`: what a Mixture-of-Experts checkpoint is, from `config.json` and safetensors headers alone."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +12,14 @@ from locum.model.config import Reader
 from locum.model.families import expected_layers, family_of, unrunnable
 from locum.model.header import TensorInfo
 from locum.model.kv import KVLayer, kv_layers
-from locum.model.names import ExpertGroup, expert_groups, is_ignored, layer_of
+from locum.model.names import ExpertGroup, expert_groups, is_ignored, layer_of, numbered_below
 from locum.model.quant import DTYPE_BYTES, FLOATS, packed_bits, parameters, quantization_of
 from locum.model.routers import router_kind
 from locum.model.verify import verify_backbone, verify_groups
 
+# Families whose files number on after the routed experts: with experts for images, or with "zero experts".
+_NUMBERED_ON = ("ernie4_5_vl_moe", "longcat_flash")
+_CORRECTION = ("e_score_correction_bias", "expert_bias", "router_bias")
 # transformers keeps the routers' correction bias in float32 whatever the model's dtype.
 _FP32 = ("e_score_correction_bias",)
 
@@ -70,7 +74,9 @@ class MoESpec:
     backbone_resident_bytes: int
     """The backbone in memory once loaded in `dtype`, dequantised."""
     ignored_bytes: int
-    """Stored bytes that transformers leaves in the files: extra prediction layers, computed buffers."""
+    """Stored bytes that stay in the files: extra prediction layers, computed buffers, towers for images and
+    sound.
+    """
     unrunnable: str | None
     """Why locum does not run it, None when it does."""
 
@@ -131,7 +137,7 @@ class MoESpec:
 
     @property
     def params(self) -> int:
-        """Parameters of the whole model, embeddings included, ignored tensors not."""
+        """Parameters of the model as locum runs it: embeddings included, ignored tensors and towers not."""
         return self.backbone_params + sum(layer.experts * layer.expert_params for layer in self.moe)
 
     @property
@@ -173,8 +179,11 @@ def _derive(checkpoint: Checkpoint) -> MoESpec:
     read = Reader(checkpoint.config, path, family.defaults if family else None)
     layers = _layers(read, checkpoint.tensors)
     experts = _experts(read, layers)
+    tensors: Mapping[str, TensorInfo] = checkpoint.tensors
+    if experts and read.whole.get("model_type") in _NUMBERED_ON:
+        tensors = numbered_below(tensors, max(experts))
     try:
-        every = expert_groups(checkpoint.tensors, checkpoint.folder, max(experts) if experts else None)
+        every = expert_groups(tensors, checkpoint.folder, max(experts) if experts else None)
     except CheckpointError as error:
         if (reason := unrunnable(read, None)) is not None:  # what looks damaged may only be unknown
             raise UnsupportedError(reason, where=checkpoint.folder) from error
@@ -193,7 +202,8 @@ def _derive(checkpoint: Checkpoint) -> MoESpec:
         )
         hidden, vocab = read.count(*keys.HIDDEN), read.count("vocab_size")
         verify_backbone(read, checkpoint.tensors, stack, layers=layers, sizes=(vocab, hidden))
-    rest = _Rest(checkpoint.tensors, groups, layers, stack)
+    rest = _Rest(tensors, groups, layers, stack)
+    passed = sum(info.length for name, info in checkpoint.tensors.items() if name not in tensors)
     dtype = _dtype(read, rest.backbone)
     bits = packed_bits(checkpoint.config)
     counts = {name: parameters(name, info, quantization, bits) for name, info in rest.backbone.items()}
@@ -215,11 +225,18 @@ def _derive(checkpoint: Checkpoint) -> MoESpec:
         backbone_bytes=sum(info.length for info in rest.backbone.values()),
         backbone_params=sum(counts.values()),
         backbone_resident_bytes=sum(
-            count * (4 if name.endswith(_FP32) else DTYPE_BYTES[dtype]) for name, count in counts.items()
+            _resident(name, rest.backbone[name], count, dtype) for name, count in counts.items()
         ),
-        ignored_bytes=rest.ignored_bytes,
+        ignored_bytes=rest.ignored_bytes + passed,
         unrunnable=unrunnable(read, quantization),
     )
+
+
+def _resident(name: str, info: TensorInfo, count: int, dtype: str) -> int:
+    """Bytes in memory of a backbone tensor of `count` parameters. Tables of ids stay whole numbers."""
+    if info.dtype == "I64":
+        return info.length
+    return count * (4 if name.endswith(_FP32) else DTYPE_BYTES[dtype])
 
 
 class _Rest:
@@ -241,7 +258,7 @@ class _Rest:
 
     def has_correction(self) -> bool:
         """Whether a bias takes part in the routers' selection."""
-        return any(name.endswith(("e_score_correction_bias", "expert_bias")) for name in self.backbone)
+        return any(name.endswith(_CORRECTION) for name in self.backbone)
 
 
 def _layers(read: Reader, tensors: Mapping[str, TensorInfo]) -> int:
@@ -259,10 +276,14 @@ def _layers(read: Reader, tensors: Mapping[str, TensorInfo]) -> int:
 
 
 def _experts(read: Reader, layers: int) -> list[int] | None:
-    """Routed experts of each layer by the config; None where it has none, or one number per modality."""
+    """Routed experts of each layer by the config; None where it has none.
+
+    Where it gives a number for text and one for images, that for text.
+    """
     key = read.first(keys.EXPERTS)
-    if key is not None and isinstance(read.get(key), list) and len(read.get(key)) != layers:
-        return None
+    found = read.get(key) if key is not None else None
+    if isinstance(found, list) and len(found) != layers:
+        return [found[0]] * layers if found and type(found[0]) is int and found[0] > 0 else None
     return read.per_layer(keys.EXPERTS, layers)
 
 
@@ -341,9 +362,7 @@ def _moe_layers(
 
 def _shared(read: Reader, backbone: Mapping[str, TensorInfo]) -> int:
     """Shared experts per layer: the config's number, else one where the files hold any."""
-    if not any(
-        ".shared_expert." in name or ".shared_experts." in name or ".shared_mlp." in name for name in backbone
-    ):
+    if not any(re.search(r"\.(?:shared?_experts?|shared_mlp)\.", name) for name in backbone):
         return 0
     return read.maybe(*keys.SHARED) or 1
 
