@@ -1,7 +1,8 @@
-"""A tiny random model of every transformers family whose routed experts are decorated.
+"""A tiny random model of every transformers family that has routed experts one by one.
 
-transformers 5.23 has 64 model folders with `@use_experts_implementation`. Each entry of `FAMILIES` switches
-on what its family has: expert groups, a dense first layer, shared experts, windows, MLA, linear attention.
+transformers 5.23 has 64 model folders with `@use_experts_implementation`, and four more that locum adapts.
+Each entry of `FAMILIES` switches on what its family has: expert groups, a dense first layer, shared experts,
+windows, MLA, linear attention.
 """
 
 from collections.abc import Mapping
@@ -126,6 +127,10 @@ FAMILIES: dict[str, Tiny] = dict([
     _causal("cohere2_moe", "sigmoid router, shared expert, window, dense first layer, tied",
             HEADS, PLAIN, DENSE, WINDOW, prefix_dense_intermediate_size=96, num_shared_experts=1,
             expert_selection_fn="sigmoid", logit_scale=1.0),
+    _causal("dbrx", "one matrix for all experts, clipped attention, weights normalised by their length",
+            n_layers=3, n_heads=4, d_model=64, max_seq_len=256,
+            ffn_config={"ffn_hidden_size": 32, "moe_num_experts": 8, "moe_top_k": 3, "hidden_size": 64},
+            attn_config={"kv_n_heads": 2, "clip_qkv": 1.0, "rope_theta": 1e4}),
     _composite("deepseek_ocr2", "group-limited greedy, dense first layer, shared expert, two towers",
                HEADS, ROUTED, GROUPS, DENSE, {"topk_method": "group_limited_greedy"},
                vision_config={"sam_config": SAM, "encoder_config": {**TOWER, "num_key_value_heads": 2}},
@@ -229,6 +234,15 @@ FAMILIES: dict[str, Tiny] = dict([
             num_attention_heads_per_layer=[4, 2, 4]),
     _causal("lfm2_moe", "short convolutions beside attention, dense first layer, expert_bias",
             EXPERTS, num_dense_layers=1, layer_types=["conv", "full_attention", "conv"]),
+    _composite("llama4", "scores on the way in, one expert a token, chunks, a layer without rope, dense",
+               HEADS, {"num_hidden_layers": 4, "intermediate_size": 32, "intermediate_size_mlp": 96,
+                       "num_local_experts": 8, "num_experts_per_tok": 1, "moe_layers": [1, 2, 3],
+                       "no_rope_layers": [1, 1, 1, 0], "attention_chunk_size": 12, "floor_scale": 8},
+               vision_config={**TOWER_IMAGE, "vision_output_dim": 32, "projector_input_dim": 32,
+                              "projector_output_dim": 32, "pixel_shuffle_ratio": 0.5}),
+    _causal("longcat_flash", "two MLA and two dense layers beside each block of experts, experts of no cost",
+            MLA, num_hidden_layers=4, ffn_hidden_size=96, expert_ffn_hidden_size=32, n_routed_experts=8,
+            zero_expert_num=4, moe_topk=4, head_dim=8),
     _causal("mellum", "dense first layer, window", HEADS, LOCAL, DENSE, WINDOW),
     _causal("mimo_v2_flash", "unequal qk and v heads, groups, dense first layer, window with sinks",
             ROUTED, GROUPS, DENSE, WINDOW, head_dim=24, v_head_dim=16),
@@ -292,6 +306,11 @@ FAMILIES: dict[str, Tiny] = dict([
                 "indexer_compress_ratio": 4, "rope_parameters": _mrope([2, 1, 1], 0.5)},
                vision_config=VISION_GRID),
     _causal("solar_open", "groups, shared expert", HEADS, ROUTED, GROUPS),
+    _composite("step3p7", "window with other heads, clamped gate in a layer, dense first layer, gated heads",
+               HEADS, ROUTED, DENSE, WINDOW,
+               {"share_expert_dim": 48, "swiglu_limits": [0, 0.05, 0], "moe_router_scaling_factor": 1.5,
+                "num_sliding_attention_heads": 2},
+               vision_config={**TOWER_IMAGE, "mlp_ratio": 1.5, "max_position_embeddings": 4}),
     _composite("unlimited_ocr", "window that keeps its reference, groups, dense first layer, two towers",
                HEADS, ROUTED, GROUPS, DENSE, {"sliding_window": 16, "topk_method": "group_limited_greedy"},
                vision_config={"sam_config": SAM, "encoder_config": TOWER_IMAGE}, image_token_id=255),

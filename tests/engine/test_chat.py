@@ -153,6 +153,32 @@ def test_a_conversation_that_is_not_one_is_refused(chat, words_):
         ChatTemplate("x").render(chat)
 
 
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}},
+        {"type": "image", "image": "cat.png"},
+        {"type": "input_image", "image_url": "https://example.org/cat.png"},
+        {"type": "video", "video": "cat.mp4"},
+        {"type": "input_audio", "input_audio": {"data": "AA==", "format": "wav"}},
+        {"type": "file", "file": {"file_id": "a"}},
+        {"image": "cat.png"},
+    ],
+    ids=lambda part: part.get("type", "no type"),
+)
+@pytest.mark.parametrize("alone", [False, True])
+def test_a_part_that_is_not_text_is_refused_whatever_the_template_would_make_of_it(part, alone):
+    text = {"type": "text", "text": "What is an image? {'image': 1}"}
+    chat = [{"role": "system", "content": "a"}, {"role": "user", "content": part if alone else [text, part]}]
+    kind = part.get("type", "image")
+    with pytest.raises(
+        PromptError, match=f"as text.* message 1, content part {int(not alone)};.* {kind}[.;]"
+    ):
+        ChatTemplate("{% for m in messages %}<image>{% endfor %}").render(chat)
+    chat[1]["content"] = [text]
+    assert ChatTemplate("{{ messages[1].content[0].text }}").render(chat) == text["text"]
+
+
 def test_values_of_other_classes_arrive_as_plain_ones():
     chat = [{"role": Rich("user"), "content": Rich("a")}]
     assert ChatTemplate("{{ messages[0].content }}").render(chat) == "a"

@@ -5,6 +5,7 @@ table of these checks, which `make docs` writes.
 """
 
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,19 +17,25 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import DynamicCache
 
+from helpers_adapted import only_chosen_rows
 from helpers_families import FAMILIES, REFUSED, auto_class, family_config, make_family
-from helpers_laws import Run, Subject, drive, same_bits, swapped
+from helpers_laws import CHUNK, PROMPT, STEPS, Run, Subject, drive, same_bits, swapped
 from helpers_models import randomise
+from locum.backbone.load import load_backbone
 from locum.backbone.routers import find_routers
 from locum.engine.cache import GrowingLayer, request_cache
+from locum.engine.engine import load
 from locum.errors import UnsupportedError
 from locum.model.checkpoint import Checkpoint
 from locum.model.spec import MoESpec
 from locum.model.supported import CHECKED, UNSUPPORTED
 from locum.residency.slots import PAGE
 from locum.store.layout import Layout
+from locum.synth.shapes import shape
+from locum.synth.writer import write_checkpoint
 
 DTYPES = ("float32", "bfloat16")
+SEES = {name: "vision_config" in tiny.config for name, tiny in FAMILIES.items()}
 RUN = [name for name, tiny in FAMILIES.items() if tiny.model_type in CHECKED]
 Saved = Callable[[str, str], Path]
 
@@ -48,13 +55,17 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Saved:
     return get
 
 
-def reference(family: str, path: Path) -> Run:
-    """transformers by itself: its class, its eager experts, its cache."""
+def reference(family: str, path: Path, *, as_it_is: bool = False) -> Run:
+    """transformers by itself: its class, its eager experts, its cache. llama4's run on the rows that chose
+    them, unless it is taken `as_it_is`.
+    """
     model = auto_class(family).from_pretrained(
         path, dtype="auto", experts_implementation="eager", local_files_only=True
     )
     for tensor in [*model.parameters(), *model.buffers()]:
         tensor.data = tensor.data.clone()  # aligned as torch's allocator does
+    if family == "llama4" and not as_it_is:
+        only_chosen_rows(model)
     cache: Any = request_cache(model.config)
     if any(type(layer) is GrowingLayer for layer in cache.layers):
         cache = DynamicCache(config=model.config)
@@ -81,15 +92,55 @@ def test_the_bits_are_those_of_transformers(saved: Saved, family: str, dtype: st
     assert not same_bits(swapped(subject).logits, expected.logits), "two experts in each other's place"
 
 
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    path = tmp_path_factory.mktemp("tokenizer") / "model"
+    write_checkpoint(shape("tiny-olmoe"), path, seed=3)
+    return list(path.glob("*token*"))
+
+
+@pytest.mark.parametrize("family", RUN)
+def test_the_engine_writes_what_transformers_writes(
+    saved: Saved, tokenizer: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str
+) -> None:
+    monkeypatch.setenv("LOCUM_CACHE", str(tmp_path / "cache"))
+    path = shutil.copytree(saved(family, "bfloat16"), tmp_path / "model")
+    for file in tokenizer:
+        shutil.copy(file, path)
+    with load(path, expert_memory="40%", threads=1, prefill_chunk=CHUNK) as engine:
+        got = engine.generate(PROMPT, max_tokens=STEPS, ignore_eos=True)
+    assert list(got.tokens) == reference(family, path).tokens
+
+
+@pytest.mark.parametrize(("dtype", "allowed"), [("float32", 4e-6), ("bfloat16", 2**-6)])
+def test_llama4_beside_experts_that_run_on_every_token(saved: Saved, dtype: str, allowed: float) -> None:
+    # a product's last bit depends on its number of rows, and eager's products have all of them
+    path = saved("llama4", dtype)
+    got, expected = subject_of(path).run(2, prefetch="next-gate"), reference("llama4", path, as_it_is=True)
+    assert got.tokens == expected.tokens
+    for ours, theirs in zip(got.logits, expected.logits, strict=True):
+        assert float((ours - theirs).abs().max()) <= allowed * float(theirs.abs().max())
+
+
 @pytest.mark.parametrize("family", RUN)
 def test_the_headers_tell_what_the_index_holds(saved: Saved, family: str) -> None:
     path = saved(family, "bfloat16")
     spec, index = MoESpec.of(Checkpoint.open(path)), Subject(path).index
     assert spec.unrunnable is None
-    text = [layer for layer in index.layers if "vision" not in layer.module]
-    assert list(spec.experts) == [len(layer.experts) for layer in text]
-    held = [sum(span.length for span in layer.experts[0]) for layer in text]
+    assert list(spec.experts) == [len(layer.experts) for layer in index.layers]
+    held = [sum(span.length for span in layer.experts[0]) for layer in index.layers]
     assert list(spec.expert_bytes) == held
+
+
+@pytest.mark.parametrize("family", RUN)
+def test_the_headers_tell_what_the_backbone_takes(saved: Saved, family: str) -> None:
+    checkpoint = Checkpoint.open(saved(family, "float32"))
+    state = load_backbone(checkpoint).state_dict(keep_vars=True)
+    held = {id(tensor): tensor for tensor in state.values()}  # tied weights are one
+    assert not any("vision" in name.replace("vision_moe.gate.moe_statics", "") for name in state)
+    spec = MoESpec.of(checkpoint)
+    assert spec.backbone_resident_bytes == sum(t.numel() * t.element_size() for t in held.values())
+    assert (spec.ignored_bytes > 0) == (SEES[family] or family == "longcat_flash")
 
 
 @pytest.mark.parametrize("family", [name for name in FAMILIES if name not in RUN])
@@ -125,7 +176,7 @@ def test_experts_that_the_hub_holds_transposed(tmp_path: Path) -> None:
 
 
 def test_nobody_is_forgotten() -> None:
-    assert len(RUN) == len(CHECKED) == 61
+    assert len(RUN) == len(CHECKED) == 66
     assert {tiny.model_type for tiny in FAMILIES.values()} | set(REFUSED) <= CHECKED | set(UNSUPPORTED)
 
 

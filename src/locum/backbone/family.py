@@ -7,13 +7,16 @@ from typing import Any
 
 import torch
 import transformers
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
 )
 
+from locum.backbone.adapters import adapt
 from locum.backbone.experts import strip
+from locum.backbone.text_only import leave_out
 from locum.errors import CheckpointError, UnsupportedError
 from locum.model.checkpoint import Checkpoint
 
@@ -25,7 +28,7 @@ def read_config(checkpoint: Checkpoint) -> Any:
     """
     try:
         config = AutoConfig.from_pretrained(checkpoint.folder, local_files_only=True, trust_remote_code=False)
-    except (ValueError, TypeError, KeyError, OSError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, OSError, AttributeError, StrictDataclassError) as error:
         raise CheckpointError(
             "transformers cannot read this config", where=checkpoint.folder / "config.json", got=error
         ) from error
@@ -53,10 +56,11 @@ def model_class(config: Any) -> type[PreTrainedModel]:
 
 
 def stripped_class(base: type[PreTrainedModel]) -> type[PreTrainedModel]:
-    """A subclass of `base` whose instances are born without their routed experts' parameters."""
+    """A subclass of `base` whose instances are born for text, without their routed experts' parameters."""
 
     def __init__(self: PreTrainedModel, config: Any, *args: Any, **kwargs: Any) -> None:  # noqa: N807
         base.__init__(self, config, *args, **kwargs)
+        _for_text(self)
         strip(self)
 
     # the module is kept because transformers takes a class from elsewhere for remote code and then
@@ -65,12 +69,18 @@ def stripped_class(base: type[PreTrainedModel]) -> type[PreTrainedModel]:
 
 
 def build_skeleton(checkpoint: Checkpoint) -> PreTrainedModel:
-    """The full model on the meta device, experts included: names and shapes, no memory."""
+    """The model for text on the meta device, experts included: names and shapes, no memory."""
     config = read_config(checkpoint)
     with torch.device("meta"), quiet_transformers():
         skeleton = model_class(config)._from_config(config)
     assert isinstance(skeleton, PreTrainedModel)
+    _for_text(skeleton)
     return skeleton
+
+
+def _for_text(model: PreTrainedModel) -> None:
+    leave_out(model)
+    adapt(model)
 
 
 @contextmanager

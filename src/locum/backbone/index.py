@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import transformers
+from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
-from locum.backbone.experts import expert_shapes, experts_modules
+from locum.backbone.experts import expert_shapes, experts_modules, way_of
 from locum.backbone.family import build_skeleton
 from locum.backbone.placing import Part, place_layer
 from locum.errors import CheckpointError, UnsupportedError
@@ -31,7 +32,8 @@ from locum.store.index import ExpertIndex, FileId
 from locum.store.packed import packed_index
 
 _EXPERT_NUMBER = re.compile(r"experts\.(\d+)\.")
-_RULES = 3  # raise when the same files would give another index
+_RULES = 4  # raise when the same files would give another index
+_PARTED = ("ErnieFuseAndSplitTextVisionExperts",)
 _PLACEMENTS = (("MergeModulelist",), ("MergeModulelist", "Concatenate"))
 
 
@@ -69,7 +71,7 @@ def _build(checkpoint: Checkpoint, identity: str) -> ExpertIndex:
     parts = parts_by_parameter(stored_tensors(checkpoint), skeleton, get_model_conversion_mapping(skeleton))
     numbers = {file.name: number for number, file in enumerate(checkpoint.files)}
     layers = tuple(
-        place_layer(checkpoint.folder, path, expert_shapes(module), parts, numbers)
+        place_layer(checkpoint.folder, path, module, parts, numbers)
         for path, module in experts_modules(skeleton)
     )
     files = tuple(
@@ -115,16 +117,19 @@ def parts_by_parameter(
 
     `transforms`: transformers' conversions from the names in the files.
     """
-    wanted = {
-        f"{path}.{name}" for path, module in experts_modules(skeleton) for name in expert_shapes(module)
-    }
+    wanted: dict[str, Tensor] = {}
+    own_name: dict[str, str] = {}
+    for path, module in experts_modules(skeleton):
+        wanted |= {f"{path}.{name}": tensor for name, tensor in expert_shapes(module).items()}
+        own_name |= {f"{path}.{name}": f"{path}.{own}" for name, own in way_of(module).stored.items()}
     renamings = [t for t in transforms if isinstance(t, WeightRenaming)]
     converters = [t for t in transforms if isinstance(t, WeightConverter)]
     by_pattern = {pattern: c for c in converters for pattern in c.source_patterns}
-    state = skeleton.state_dict()
+    state = {**skeleton.state_dict(), **wanted, **{name: wanted[own] for name, own in own_name.items()}}
     parts: dict[str, list[Part]] = defaultdict(list)
     for name in sorted(stored):
         target, pattern = rename_source_key(name, renamings, converters, skeleton.base_model_prefix, state)
+        target = own_name.get(target, target)
         if target not in wanted:
             continue
         if pattern is None:
@@ -132,12 +137,12 @@ def parts_by_parameter(
             continue
         converter = by_pattern[pattern]
         number = _EXPERT_NUMBER.search(name)
+        order = converter.source_patterns.index(pattern)
         if number is None:
             placement = _placement_of(converter, target, stored[name].shape, state[target].shape)
-            parts[target].append(Part(0, None, stored[name], placement))
+            parts[target].append(Part(order, None, stored[name], placement))
             continue
         _require_placement(converter, target)
-        order = converter.source_patterns.index(pattern)
         parts[target].append(Part(order, int(number[1]), stored[name]))
     return parts
 
@@ -145,6 +150,9 @@ def parts_by_parameter(
 def _require_placement(converter: WeightConverter, target: str) -> None:
     operations = tuple(type(op).__name__ for op in converter.operations)
     rows = [getattr(op, "dim", 0) for op in converter.operations]
+    if operations == _PARTED:  # the same, for the first half of the experts, and for the others elsewhere
+        facts = vars(converter.operations[0])
+        operations, rows = _PLACEMENTS[1], [facts["stack_dim"], facts["concat_dim"]]
     if operations not in _PLACEMENTS or rows != [0, 1][: len(rows)]:
         raise _unknown(converter, target)
 
@@ -156,6 +164,8 @@ def _placement_of(
     operations = converter.operations
     if len(operations) == 1:
         name, facts = type(operations[0]).__name__, vars(operations[0])
+        if name == "Concatenate" and facts["dim"] == 1:
+            return ""
         if name == "Interleave" and facts["dim"] == 1 and not facts["inverse"]:
             return "interleaved"
         if name == "Transpose" and {facts["dim0"], facts["dim1"]} == {1, 2}:

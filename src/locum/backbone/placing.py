@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import nn
 
+from locum.backbone.experts import expert_shapes, way_of
 from locum.errors import CheckpointError, UnsupportedError
 from locum.kernels.forms import placed_shape
 from locum.model.header import TORCH_NAMES, TensorInfo
@@ -55,21 +56,22 @@ class _Unit:
 def place_layer(
     where: object,
     path: str,
-    shapes: Mapping[str, Tensor],
+    module: nn.Module,
     parts: Mapping[str, Sequence[Part]],
     numbers: Mapping[str, int],
 ) -> LayerIndex:
     """The index of the experts module at `path`.
 
-    `where` names the checkpoint in errors, `shapes` are the module's parameters [E, ...], `parts` what they
-    are made of, `numbers` those of the files. Raises `CheckpointError` for missing experts and shapes at odds
+    `where` names the checkpoint in errors, `parts` are what the module's parameters [E, ...] are made of,
+    `numbers` those of the files. Raises `CheckpointError` for missing experts and shapes at odds
     with the config, `UnsupportedError` for a dtype that is no weight.
     """
     views: dict[str, list[tuple[str, tuple[int, ...], dict[str, tuple[_Unit, tuple[int, ...]]]]]] = {}
     units: list[_Unit] = []
+    shapes, beyond = expert_shapes(module), way_of(module).beyond
     for name, meta in shapes.items():
         target = f"{path}.{name}"
-        rows = _by_expert(where, target, parts.get(target, ()), tuple(meta.shape))
+        rows = _by_expert(where, target, parts.get(target, ()), tuple(meta.shape), beyond)
         views[name] = list(_matrices(target, rows, tuple(meta.shape[1:])))
         units += [unit for _, _, pieces in views[name] for unit, _ in pieces.values()]
     at = 0
@@ -112,12 +114,19 @@ def _spans(units: Sequence[_Unit], expert: int, numbers: Mapping[str, int]) -> I
             at += info.length
 
 
-def _by_expert(where: object, target: str, parts: Sequence[Part], whole: tuple[int, ...]) -> list[list[Part]]:
-    """Per expert, its parts in the order of concatenation, checked against the parameter's shape `whole`."""
+def _by_expert(
+    where: object, target: str, parts: Sequence[Part], whole: tuple[int, ...], beyond: int
+) -> list[list[Part]]:
+    """Per expert, its parts in the order of concatenation, checked against the parameter's shape `whole`.
+
+    The `beyond` numbers after the last may be there and are left there.
+    """
     if not parts:
         raise CheckpointError("experts are missing", where=where, allowed=f"tensors for {target}")
     count, shape = whole[0], whole[1:]
     found = _slices(target, parts, whole) if parts[0].expert is None else _rows(parts)
+    for number in range(count, count + beyond):
+        found.pop(number, None)
     missing = [expert for expert in range(count) if not found.get(expert)]
     extra = sorted(set(found) - set(range(count)))
     if missing or extra:
@@ -161,8 +170,13 @@ def _rows(parts: Sequence[Part]) -> dict[int, list[Part]]:
 
 
 def _slices(target: str, parts: Sequence[Part], whole: tuple[int, ...]) -> dict[int, list[Part]]:
-    """Tensors [E, ...] that hold all experts: cut along the first axis."""
+    """Tensors [E, ...] that hold all experts: cut along the first axis.
+
+    Several follow one another by rows, and one alone may be flat, [E * rows, ...].
+    """
     count = whole[0]
+    if [part.stored.shape for part in parts] == [(count * whole[1], *whole[2:])]:
+        parts = [_unflattened(parts[0], whole)]
     lengths = [info.shape[:1] for part in parts for _, info in part.stored.pieces]
     rows = sum(placed_shape(part.placement, part.stored.shape)[1] for part in parts)
     if set(lengths) != {(count,)} or rows != whole[1]:
@@ -174,6 +188,14 @@ def _slices(target: str, parts: Sequence[Part], whole: tuple[int, ...]) -> dict[
         )
     ordered = sorted(parts, key=lambda part: part.order)
     return {expert: [_slice(part, expert, count) for part in ordered] for expert in range(count)}
+
+
+def _unflattened(part: Part, whole: tuple[int, ...]) -> Part:
+    if part.stored.form != RAW:
+        return part
+    ((role, info),) = part.stored.pieces
+    pieces = ((role, info._replace(shape=whole)),)
+    return part._replace(stored=part.stored._replace(shape=whole, pieces=pieces))
 
 
 def _slice(part: Part, expert: int, count: int) -> Part:

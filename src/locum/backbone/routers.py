@@ -1,7 +1,8 @@
 """Find each MoE layer's router and ask it ahead of time.
 
 transformers' routers return a tuple that begins (logits [T, E], weights [T, K], ids [T, K]) in every
-decorated family, so one call serves them all.
+decorated family, so one call serves them all. An adapter whose router returns something else leaves on it a
+`locum_choice`: from what the router returns to (weights, ids).
 """
 
 import inspect
@@ -43,5 +44,7 @@ def predict(router: nn.Module, x_TH: Tensor) -> tuple[Tensor, Tensor]:
     """What `router` would choose for `x_TH`: weights [T, K] and ids [T, K]. Hooks on the router do not
     fire.
     """
-    _, weights_TK, ids_TK = type(router).forward(router, x_TH)[:3]
+    found = type(router).forward(router, x_TH)
+    choice = router.__dict__.get("locum_choice")
+    weights_TK, ids_TK = found[1:3] if choice is None else choice(found)
     return weights_TK, ids_TK

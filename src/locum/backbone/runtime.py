@@ -15,7 +15,7 @@ import torch.nn.functional as F  # noqa: N812 - the name everybody gives it
 from torch import Tensor, nn
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
-from locum.backbone.experts import IMPLEMENTATION, experts_modules, sum_dtype
+from locum.backbone.experts import IMPLEMENTATION, experts_modules, sum_dtype, way_of
 from locum.errors import ModelError
 from locum.kernels.reference import Linear, expert_forward
 from locum.residency.mover.base import Slot
@@ -46,6 +46,7 @@ class Routing:
 
     def __init__(self, ids_TK: Tensor, experts: int) -> None:
         self.tokens, self.width = ids_TK.shape
+        self._ids_TK, self._experts = ids_TK, experts
         if self.tokens == 1:
             self._row = ids_TK[0].tolist()
             chosen = sorted(range(self.width), key=self._row.__getitem__)
@@ -91,6 +92,13 @@ class Routing:
         token_N, _, place_N = self._rows[expert]
         out_TKH[token_N, place_N] = rows_NH
 
+    def give_back(self, x_TH: Tensor, weights_TK: Tensor, out_TKH: Tensor) -> None:
+        """Put the weighted rows themselves in the places of the ids that mean "no expert"."""
+        token_N, k_N = (self._ids_TK >= self._experts).nonzero(as_tuple=True)
+        place_TK = self._ids_TK.argsort(dim=1, stable=True).argsort(dim=1)
+        rows_NH = x_TH[token_N] * weights_TK[token_N, k_N, None]
+        out_TKH[token_N, place_TK[token_N, k_N]] = rows_NH.to(out_TKH.dtype)
+
 
 def combine(out_TKH: Tensor) -> Tensor:
     """Sum over K in ascending place, one rounding per addition. Starts from +0 as transformers does (-0 +
@@ -112,20 +120,30 @@ def run_layer(  # noqa: PLR0917 - what transformers hands over, in its order
     linear: Linear = F.linear,
 ) -> Tensor:
     """The routed experts' output [T, H] of one MoE layer, hits first, the rest as they land."""
-    routing = Routing(ids_TK, module.locum_experts)
+    routing, way = Routing(ids_TK, module.locum_experts), way_of(module)
     out_TKH = routing.outputs(x_TH, sum_dtype(module, x_TH, weights_TK))
     with lessor.acquire(layer, routing.counts, x_TH) as lease:
         for key, slot in lease:
             expert = lessor.expert_of(key)
             rows_NH, scale_N1 = routing.gather(expert, x_TH, weights_TK)
-            result_NH = expert_forward(module, rows_NH, lessor.weights(key, slot), linear) * scale_N1
+            weights = lessor.weights(key, slot)
+            if way.forward is None:
+                result_NH = expert_forward(module, rows_NH, weights, linear) * scale_N1
+            else:
+                result_NH = way.forward(module, rows_NH, scale_N1, weights, linear)
             routing.scatter(expert, out_TKH, result_NH.to(out_TKH.dtype))
+    if way.identity:
+        routing.give_back(x_TH, weights_TK, out_TKH)
     return combine(out_TKH).to(x_TH.dtype)
 
 
-def _experts_function(
+def experts_function(
     module: Any, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor
 ) -> Tensor:
+    """What an experts module's forward does: rows [T, H], ids and weights [T, K] to the routed output [T, H].
+
+    Raises `ModelError` when nobody provides the experts.
+    """
     lessor = getattr(module, "locum_lessor", None)
     if lessor is None:
         raise ModelError(
@@ -166,4 +184,4 @@ def attach(
     return detach
 
 
-ALL_EXPERTS_FUNCTIONS.register(IMPLEMENTATION, _experts_function)
+ALL_EXPERTS_FUNCTIONS.register(IMPLEMENTATION, experts_function)

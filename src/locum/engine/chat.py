@@ -21,6 +21,9 @@ _MAX_FILE = 1 << 20
 _PLAIN = "Use a plain prompt instead of a chat, or a checkpoint with a chat template"
 # one thing under three names: what a model thought before it answered
 _REASONING = ("reasoning_content", "thinking", "reasoning")
+# parts of a content that are not text, by OpenAI's names and by those of transformers' templates
+_KINDS = ("image", "video", "audio", "file")
+_MEDIA = frozenset(form.format(kind) for kind in _KINDS for form in ("{}", "{}_url", "input_{}"))
 _SCALARS: tuple[tuple[type, Callable[[Any], Any]], ...] = (
     (str, str.__str__),
     (int, int.__int__),
@@ -63,8 +66,8 @@ class ChatTemplate:
 
         `messages` as in OpenAI's chat format: a list of mappings with a `role` and usually a `content`.
         `special_tokens`: names such as bos_token and their texts. `variables`: whatever else the template
-        knows, such as enable_thinking. Raises `PromptError`: no messages, values other than JSON's, the
-        template's own refusal, a template that fails or exceeds its bounds.
+        knows, such as enable_thinking. Raises `PromptError`: no messages, images or sound, values
+        other than JSON's, the template's own refusal, a template that fails or exceeds its bounds.
         """
         names = {**(special_tokens or {}), **(variables or {})}
         if clash := [name for name in names if name in _OURS]:
@@ -176,11 +179,29 @@ def _messages(messages: Any) -> list[dict[str, Any]]:
                 "not a chat message", where=where, allowed="a role and a content", got=_short(message)
             )
         copy = _plain({key: value for key, value in message.items() if value is not None}, where)
+        _require_text(copy.get("content"), where)
         reasoning = next((copy[key] for key in _REASONING if key in copy), None)
         if reasoning is not None:
             copy = {"thinking": reasoning, **copy, "reasoning_content": reasoning}
         plain.append(copy)
     return plain
+
+
+def _require_text(content: Any, where: str) -> None:
+    """Refuse parts that are no text: a template would write a placeholder for them, or leave them out."""
+    parts = content if isinstance(content, list | tuple) else [content]
+    for number, part in enumerate(parts):
+        if not isinstance(part, dict):
+            continue
+        kinds = [part["type"]] if "type" in part else list(part)
+        if named := [kind for kind in kinds if isinstance(kind, str) and kind in _MEDIA]:
+            raise PromptError(
+                "locum runs models as text: the part of a model that takes images or sound is not loaded",
+                where=f"{where}, content part {number}",
+                allowed="parts of type text",
+                got=named[0],
+                todo="Leave the part out, or say in words what it shows",
+            )
 
 
 def _plain(value: Any, where: str, depth: int = 60) -> Any:

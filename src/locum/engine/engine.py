@@ -11,7 +11,7 @@ from typing import Any, Self, cast
 import torch
 from transformers import PreTrainedModel
 
-from locum.backbone.experts import experts_modules
+from locum.backbone.experts import experts_modules, way_of
 from locum.backbone.family import model_class, read_config
 from locum.backbone.index import expert_index
 from locum.backbone.linears import attach_linears
@@ -276,12 +276,10 @@ def expert_alignment(index: ExpertIndex, model: PreTrainedModel, threads: Sequen
     if not any(StoredParameter(view).in_place(model.dtype) for view in views):
         return FILE_ALIGN  # they are made for each use, in memory of torch's own
     _, module = next(experts_modules(model))
-    return needed_alignment(
-        (view.shape for view in views),
-        model.dtype,
-        transposed=bool(module.is_transposed),
-        threads=threads,
-    )
+    # experts with a way of their own may multiply from either side
+    sides = {bool(module.is_transposed)} if way_of(module).forward is None else {False, True}
+    shapes = [view.shape for view in views]
+    return max(needed_alignment(shapes, model.dtype, transposed=side, threads=threads) for side in sides)
 
 
 def expert_products(index: ExpertIndex, model: PreTrainedModel, threads: Sequence[int]) -> Products:

@@ -1,5 +1,6 @@
 """How the engine divides `--memory`: figures it can measure are measured, the rest is bounded from above."""
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -54,12 +55,11 @@ class Attention:
 
     @classmethod
     def of(cls, config: Any, *, eager: bool) -> "Attention":
-        """Read a transformers config."""
+        """Read a transformers config: the layer with the most heads times their size, where layers differ."""
         text = config.get_text_config()
-        heads = int(text.num_attention_heads)
-        compressed = getattr(text, "qk_nope_head_dim", None)
-        head_dim = compressed + text.qk_rope_head_dim if compressed else getattr(text, "head_dim", None)
-        return cls(heads, int(head_dim or text.hidden_size // heads), eager)
+        layers = text.per_layer_config if text.is_heterogeneous else [text]
+        heads, head_dim = max(map(_heads, layers), key=math.prod)
+        return cls(heads, head_dim, eager)
 
     def chunk(self, context: int) -> int:
         """The prefill chunk: `PREFILL_CHUNK`, halved while eager scores would not fit."""
@@ -76,6 +76,14 @@ class Attention:
 
     def _scores(self, chunk: int, context: int) -> int:
         return self.heads * chunk * context * SCORE_BYTES_EACH
+
+
+def _heads(layer: Any) -> tuple[int, int]:
+    """(heads, size of a head) by the config of one layer."""
+    heads = int(layer.num_attention_heads)
+    compressed = getattr(layer, "qk_nope_head_dim", None)
+    head_dim = compressed + layer.qk_rope_head_dim if compressed else getattr(layer, "head_dim", None)
+    return heads, int(head_dim or layer.hidden_size // heads)
 
 
 def plan_memory(

@@ -15,7 +15,7 @@ _CONSTANT = {"linear_attention", "conv", "mamba", "mamba2", "recurrent", "moe", 
 # What an attention layer writes to its cache: the rows of these, per token.
 _CACHED = re.compile(
     r"(?:self_attn|self_attention|attention|attn|mixer)"
-    r"\.(?:k_proj|v_proj|kv_a_proj_with_mqa|indexer\.wk)\.weight$"
+    r"(?:\.\d+)?\.(?:k_proj|v_proj|kv_a_proj_with_mqa|indexer\.wk)\.weight$"
 )
 
 

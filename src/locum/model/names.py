@@ -22,8 +22,14 @@ _PER_EXPERT = re.compile(
 )
 _FUSED = re.compile(r"((?:.*\.)?experts(?:\.mlp)?)\.([^0-9].*)", re.DOTALL)
 _GRANITE = re.compile(r"((?:.*\.)?block_sparse_moe)\.((?:input|output)_linear\.weight)")
+_STEP = re.compile(r"((?:.*\.)?moe)\.((?:gate|up|down)_proj\.weight)")
 _LAYER = re.compile(r"(?:(.*?)\.)??(?:layers|blocks|block|h)\.(0|[1-9][0-9]{0,5})\.")
 _EXTRA = re.compile(r"(?:^|\.)(?:mtp|mtp_layers|mtp_block|nextn)\.")
+# What only images and sound go through, whatever the family calls it.
+_TOWERS = re.compile(
+    r"(?:^|\.)(?:visual|vision\w*|audio\w*|embed_(?:vision|audio)|sam_model|qwen2_model|resampler\w*"
+    r"|\w*projector\w*|patch_merge\w*|gate\.weight_1)(?:\.|$)"
+)
 # Buffers that transformers computes itself and never loads.
 _COMPUTED = re.compile(r"(?:^|\.)(?:rotary_emb\.(?:inv_freq|cos_cached|sin_cached)|masked_bias)$")
 
@@ -70,12 +76,13 @@ def layer_of(name: str) -> tuple[str, int] | None:
 
 
 def is_ignored(name: str, layers: int, stack: str) -> bool:
-    """True for what transformers leaves in the file: extra prediction layers and computed buffers.
+    """True for what stays in the file: extra prediction layers, computed buffers, towers for images and
+    sound (locum runs every model as text).
 
     `layers` is `num_hidden_layers`, `stack` the decoder's prefix. Extra layers are stored after the last one
     (DeepSeek-V3, GLM-4-MoE: `model.layers.61`) or beside the model (`mtp.layers.0`, Qwen3-Next).
     """
-    if _EXTRA.search(name) or _COMPUTED.search(name):
+    if _EXTRA.search(name) or _COMPUTED.search(name) or _TOWERS.search(name):
         return True
     place = layer_of(name)
     return place is not None and place[0] == stack and place[1] >= layers
@@ -98,6 +105,15 @@ def packed_groups(packed: Packed) -> tuple[ExpertGroup, ...]:
     )
 
 
+def numbered_below(tensors: Mapping[str, TensorInfo], experts: int) -> dict[str, TensorInfo]:
+    """The tensors without those of experts whose number is `experts` or higher."""
+    return {
+        name: info
+        for name, info in tensors.items()
+        if not (match := _PER_EXPERT.fullmatch(name)) or int(match[2]) < experts
+    }
+
+
 def expert_groups(
     tensors: Mapping[str, TensorInfo], folder: object, experts: int | None
 ) -> tuple[ExpertGroup, ...]:
@@ -111,12 +127,12 @@ def expert_groups(
     fused: dict[str, dict[str, TensorInfo]] = defaultdict(dict)
     names: dict[str, list[str]] = defaultdict(list)
     for name, info in tensors.items():
-        if "experts." not in name and "block_sparse_moe." not in name:
+        if "experts." not in name and "moe." not in name:
             continue
         if match := _PER_EXPERT.fullmatch(name):
             single[match[1]][int(match[2])][match[3]] = info
             names[match[1]].append(name)
-        elif match := _FUSED.fullmatch(name) or _GRANITE.fullmatch(name):
+        elif match := _FUSED.fullmatch(name) or _GRANITE.fullmatch(name) or _STEP.fullmatch(name):
             fused[match[1]][match[2]] = info
     groups = [
         _per_expert(module, stack_layer, found, tuple(names[module]), folder)

@@ -8,6 +8,7 @@ from locum.model.families import Family
 
 _SOFTMAX = [
     "aria",
+    "dbrx",
     "deepseek_ocr2",
     "deepseek_v2",
     "ernie4_5_moe",
@@ -62,6 +63,7 @@ _SIGMOID_OTHERS = [
     "minimax_m2",
     "nemotron_h",
     "solar_open",
+    "step3p5",
 ]
 _OTHER_ROUTERS = {
     **dict.fromkeys(_SOFTMAX, "softmax"),

@@ -1,6 +1,6 @@
 """`MoESpec`: what a Mixture-of-Experts checkpoint is, from `config.json` and safetensors headers alone."""
 
-import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,15 +12,22 @@ from locum.model.config import Reader
 from locum.model.families import expected_layers, family_of, unrunnable
 from locum.model.header import TensorInfo
 from locum.model.kv import KVLayer, kv_layers
-from locum.model.names import ExpertGroup, expert_groups, is_ignored, layer_of, packed_groups
+from locum.model.names import (
+    ExpertGroup,
+    expert_groups,
+    layer_of,
+    numbered_below,
+    packed_groups,
+)
 from locum.model.packed import PLAIN
 from locum.model.quant import DTYPE_BYTES, FLOATS, packed_bits, parameters, quantization_of
+from locum.model.rest import Rest
 from locum.model.routers import router_kind
-from locum.model.schemes import stored_tensors, unreadable
+from locum.model.schemes import unreadable
 from locum.model.verify import verify_backbone, verify_groups
 
-# transformers keeps the routers' correction bias in float32 whatever the model's dtype.
-_FP32 = ("e_score_correction_bias",)
+# Families whose files number on after the routed experts: with experts for images, or with "zero experts".
+_NUMBERED_ON = ("ernie4_5_vl_moe", "longcat_flash")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +80,9 @@ class MoESpec:
     backbone_resident_bytes: int
     """The backbone in memory once loaded in `dtype`, dequantised."""
     ignored_bytes: int
-    """Stored bytes that transformers leaves in the files: extra prediction layers, computed buffers."""
+    """Stored bytes that stay in the files: extra prediction layers, computed buffers, towers for images and
+    sound.
+    """
     unrunnable: str | None
     """Why locum does not run it, None when it does."""
 
@@ -134,7 +143,7 @@ class MoESpec:
 
     @property
     def params(self) -> int:
-        """Parameters of the whole model, embeddings included, ignored tensors not."""
+        """Parameters of the model as locum runs it: embeddings included, ignored tensors and towers not."""
         return self.backbone_params + sum(layer.experts * layer.expert_params for layer in self.moe)
 
     @property
@@ -177,11 +186,14 @@ def _derive(checkpoint: Checkpoint) -> MoESpec:
     layers = _layers(read, checkpoint.tensors)
     experts = _experts(read, layers)
     packed = checkpoint.packed
+    tensors: Mapping[str, TensorInfo] = checkpoint.tensors
+    if experts and read.whole.get("model_type") in _NUMBERED_ON:
+        tensors = numbered_below(tensors, max(experts))
     try:
         every = (
             packed_groups(packed)
             if packed
-            else expert_groups(checkpoint.tensors, checkpoint.folder, max(experts) if experts else None)
+            else expert_groups(tensors, checkpoint.folder, max(experts) if experts else None)
         )
     except CheckpointError as error:
         if (reason := unrunnable(read, None)) is not None:  # what looks damaged may only be unknown
@@ -199,15 +211,14 @@ def _derive(checkpoint: Checkpoint) -> MoESpec:
         )
         hidden, vocab = read.count(*keys.HIDDEN), read.count("vocab_size")
         verify_backbone(read, checkpoint.tensors, stack, layers=layers, sizes=(vocab, hidden))
-    rest = _Rest(checkpoint.tensors, groups, layers, stack)
+    rest = Rest(checkpoint, tensors, groups, layers=layers, stack=stack)
     dtype = _dtype(read, rest.backbone)
-    bits = packed_bits(checkpoint.config)
-    counts = _counts(checkpoint, rest.backbone, quantization, bits)
+    counts = rest.parameters(quantization)
     return MoESpec(
         family=read.name("model_type") or "",
         architecture=_architecture(read),
         layers=layers,
-        moe=_moe_layers(read, groups, layers, quantization, bits),
+        moe=_moe_layers(read, groups, layers, quantization, packed_bits(checkpoint.config)),
         shared_experts=_shared(read, rest.backbone),
         router=router_kind(read, family, correction=rest.has_correction()),
         dtype=dtype,
@@ -218,11 +229,9 @@ def _derive(checkpoint: Checkpoint) -> MoESpec:
         kv=kv_layers(read, family, checkpoint.tensors, stack, layers),
         tied_embeddings=read.flag("tie_word_embeddings") or read.whole.get("tie_word_embeddings") is True,
         remote_code="auto_map" in checkpoint.config,
-        backbone_bytes=sum(info.length for info in rest.backbone.values()),
+        backbone_bytes=rest.bytes,
         backbone_params=sum(counts.values()),
-        backbone_resident_bytes=sum(
-            count * (4 if name.endswith(_FP32) else DTYPE_BYTES[dtype]) for name, count in counts.items()
-        ),
+        backbone_resident_bytes=rest.resident(counts, dtype),
         ignored_bytes=rest.ignored_bytes,
         unrunnable=unrunnable(read, None if packed else quantization)
         or _unreadable(checkpoint, groups, quantization),
@@ -244,28 +253,6 @@ def _unreadable(
     return unreadable(checkpoint, (name for group in groups for name in group.tensors))
 
 
-class _Rest:
-    """The tensors that are not routed experts, parted into backbone and ignored."""
-
-    def __init__(
-        self, tensors: Mapping[str, TensorInfo], groups: tuple[ExpertGroup, ...], layers: int, stack: str
-    ) -> None:
-        routed = {name for group in groups for name in group.tensors}
-        self.backbone: dict[str, TensorInfo] = {}
-        self.ignored_bytes = 0
-        for name, info in tensors.items():
-            if name in routed:
-                continue
-            if is_ignored(name, layers, stack):
-                self.ignored_bytes += info.length
-            else:
-                self.backbone[name] = info
-
-    def has_correction(self) -> bool:
-        """Whether a bias takes part in the routers' selection."""
-        return any(name.endswith(("e_score_correction_bias", "expert_bias")) for name in self.backbone)
-
-
 def _layers(read: Reader, tensors: Mapping[str, TensorInfo]) -> int:
     """Layers of the decoder: the config's number, else what its list of kinds or the tensors' names tell."""
     found = read.maybe(*keys.LAYERS, least=1)
@@ -281,10 +268,14 @@ def _layers(read: Reader, tensors: Mapping[str, TensorInfo]) -> int:
 
 
 def _experts(read: Reader, layers: int) -> list[int] | None:
-    """Routed experts of each layer by the config; None where it has none, or one number per modality."""
+    """Routed experts of each layer by the config; None where it has none.
+
+    Where it gives a number for text and one for images, that for text.
+    """
     key = read.first(keys.EXPERTS)
-    if key is not None and isinstance(read.get(key), list) and len(read.get(key)) != layers:
-        return None
+    found = read.get(key) if key is not None else None
+    if isinstance(found, list) and len(found) != layers:
+        return [found[0]] * layers if found and type(found[0]) is int and found[0] > 0 else None
     return read.per_layer(keys.EXPERTS, layers)
 
 
@@ -360,15 +351,6 @@ def _moe_layers(
     return tuple(found)
 
 
-def _counts(
-    checkpoint: Checkpoint, backbone: Mapping[str, TensorInfo], quantization: str | None, bits: int
-) -> dict[str, int]:
-    """Parameters of the backbone by tensor."""
-    if checkpoint.packed is not None:  # nothing in it is ignored, and how it is stored is known
-        return {name: math.prod(stored.shape) for name, stored in stored_tensors(checkpoint).items()}
-    return {name: parameters(name, info, quantization, bits) for name, info in backbone.items()}
-
-
 def _params(group: ExpertGroup, quantization: str | None, bits: int) -> int:
     return sum(
         parameters(piece.name, TensorInfo("", piece.dtype, piece.shape, 0, 0), quantization, bits)
@@ -378,9 +360,7 @@ def _params(group: ExpertGroup, quantization: str | None, bits: int) -> int:
 
 def _shared(read: Reader, backbone: Mapping[str, TensorInfo]) -> int:
     """Shared experts per layer: the config's number, else one where the files hold any."""
-    if not any(
-        ".shared_expert." in name or ".shared_experts." in name or ".shared_mlp." in name for name in backbone
-    ):
+    if not any(re.search(r"\.(?:shared?_experts?|shared_mlp)\.", name) for name in backbone):
         return 0
     return read.maybe(*keys.SHARED) or 1
 
