@@ -22,7 +22,7 @@ FROZEN = {
     "doctor": OUTPUT,
     "eval": OUTPUT
     | {"--against", "--data", "--domain", "--questions", "--window", "--memory", "--threads"},
-    "synth": OUTPUT | {"--output", "-o", "--layers", "--dtype", "--seed"},
+    "synth": OUTPUT | {"--output", "-o", "--layers", "--locality", "--dtype", "--seed"},
     "run": OUTPUT
     | {
         "--memory", "--expert-memory", "--context",

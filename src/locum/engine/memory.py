@@ -54,12 +54,17 @@ class Attention:
 
     @classmethod
     def of(cls, config: Any, *, eager: bool) -> "Attention":
-        """Read a transformers config."""
+        """Read a transformers config; of layers that differ, the one that needs most."""
         text = config.get_text_config()
-        heads = int(text.num_attention_heads)
-        compressed = getattr(text, "qk_nope_head_dim", None)
-        head_dim = compressed + text.qk_rope_head_dim if compressed else getattr(text, "head_dim", None)
-        return cls(heads, int(head_dim or text.hidden_size // heads), eager)
+        layers = list(text.per_layer_config) if text.is_heterogeneous else [text]
+        return max((cls._of_layer(layer, eager) for layer in layers), key=lambda a: a.heads * a.head_dim)
+
+    @classmethod
+    def _of_layer(cls, layer: Any, eager: bool) -> "Attention":
+        heads = int(layer.num_attention_heads)
+        compressed = getattr(layer, "qk_nope_head_dim", None)
+        head_dim = compressed + layer.qk_rope_head_dim if compressed else getattr(layer, "head_dim", None)
+        return cls(heads, int(head_dim or layer.hidden_size // heads), eager)
 
     def chunk(self, context: int) -> int:
         """The prefill chunk: `PREFILL_CHUNK`, halved while eager scores would not fit."""
