@@ -8,7 +8,7 @@ the rest of the token adds. The head reads it too, so that text sampled at tempe
 with probability 0.98 at each step. gamma 0 is uniform routing: a token chooses as if no other had been.
 
 For that, the rest of a token must be its own. Embeddings are large, and what layers add is kept small: their
-outputs are scaled so that all of them together add about a third to the variance of an embedding. Attention
+outputs are scaled so that all of them together add less than half to the variance of an embedding. Attention
 in particular brings the same average of the text to neighbouring tokens, which makes them choose alike.
 
 All these tensors use the stream of random numbers alike for every gamma: two checkpoints of one seed differ
@@ -34,14 +34,23 @@ STAY = 0.98
 MOST = 8.0
 """The largest gamma: more changes nothing, the topic alone decides."""
 _AMPLITUDE = 8.0
-_ADDED = 0.3
-"""Variance that all layers together add to an embedding's 1, roughly."""
-
-FAMILIES = frozenset(
-    {"olmoe", "qwen3_moe", "mixtral", "deepseek_v2", "gpt_oss", "deepseek_v3", "glm4_moe", "qwen2_moe",
-     "minimax_m2", "dots1"}
-)  # fmt: skip
-"""Families for which a test has measured that the dial does what it says."""
+FAMILIES = {
+    **dict.fromkeys(("olmoe", "qwen3_moe", "mixtral", "minimax_m2"), 0.1),
+    **dict.fromkeys(("deepseek_v2", "deepseek_v3", "dots1", "glm4_moe"), 0.4),
+    "qwen2_moe": 0.15,
+    "gpt_oss": 0.25,
+}
+"""Families for which a test has measured that the dial does what it says, and the variance that all their
+layers together add to an embedding's 1: a gate of silu times a linear part gives 0.36, an expert's weight
+takes most of it away, but not from shared experts and dense layers; gpt-oss adds 1 to the linear part.
+"""
+_WEIGHTS = {
+    "deepseek_v2": (1.0, False),
+    "deepseek_v3": (2.5, True),
+    "dots1": (1.0, False),
+    "glm4_moe": (1.0, True),
+}
+"""transformers' defaults: what experts' weights are multiplied by, and whether they sum to 1 before that."""
 _SMALL = 1e-3
 """Deviation of what all tokens get alike: biases of the choice, and biases added to the residual stream."""
 _HEAD_SPREAD = 0.5
@@ -62,6 +71,9 @@ class Dial:
     gamma: float
     hidden: int
     layers: int
+    added: float
+    routed: float = 1.0
+    """What the experts' weights sum to, if more than 1: their matrices are made smaller by as much."""
 
     @classmethod
     def of(cls, config: Config, gamma: float) -> "Dial":
@@ -87,7 +99,8 @@ class Dial:
                 where="tie_word_embeddings",
                 todo="Set it to false in the config, or leave --locality out",
             )
-        return cls(float(gamma), int(config["hidden_size"]), int(config["num_hidden_layers"]))
+        size, layers = int(config["hidden_size"]), int(config["num_hidden_layers"])
+        return cls(float(gamma), size, layers, FAMILIES[family], _weights_sum(family, config))
 
     @property
     def topics(self) -> int:
@@ -96,12 +109,14 @@ class Dial:
 
     @property
     def amplitude(self) -> float:
-        """A: what a token's embedding is on the axis of its topic."""
-        return min(_AMPLITUDE, float(self.hidden**0.5) / 2)
+        """A: what a token's embedding is on the axis of its topic, a small part of the whole also where H is
+        small.
+        """
+        return min(_AMPLITUDE, float(self.hidden**0.5) / 4)
 
     def _rms(self, depth: float) -> float:
         """Root mean square of the residual stream after this share of the layers."""
-        rest = (1 - self.topics / self.hidden) * (1 + _ADDED * depth)
+        rest = (1 - self.topics / self.hidden) * (1 + self.added * depth)
         return float((rest + self.amplitude**2 / self.hidden) ** 0.5)
 
     @property
@@ -119,7 +134,7 @@ class Dial:
         The rest of a row has deviation 1 / sqrt(H) on H - T axes where the token has deviation
         sqrt(1 + added), and a topic's part is this times A: their ratio is gamma.
         """
-        rest = (1 - self.topics / self.hidden) * (1 + _ADDED * (layer + 0.5) / self.layers)
+        rest = (1 - self.topics / self.hidden) * (1 + self.added * (layer + 0.5) / self.layers)
         return self.gamma * float(rest**0.5) / self.amplitude
 
     def scale(self, tensor: TensorSpec) -> tuple[float, float]:
@@ -129,9 +144,11 @@ class Dial:
             return 0.0, 1.0
         if name.endswith(_SELECTION + _OUTER_BIAS):
             return 0.0, _SMALL
-        gains = {(_HEAD,): _HEAD_SPREAD, _ATTENTION: min(0.15, added / 2), _FEED_FORWARD: added}
+        gains = {(_HEAD,): _HEAD_SPREAD, _ATTENTION: min(0.1, added / 2), _FEED_FORWARD: added}
         gain = next((gain for endings, gain in gains.items() if name.endswith(endings)), None)
-        return scale(tensor) if gain is None else (0.0, gain / tensor.fan_in**0.5)
+        if gain is None:
+            return scale(tensor)
+        return 0.0, gain / tensor.fan_in**0.5 / (self.routed if tensor.is_expert else 1)
 
     def editor(self, tensor: TensorSpec, random: np.random.Generator) -> Edit | None:
         """Topic axes set in what reads a topic, and silenced in what writes to the residual stream."""
@@ -173,3 +190,15 @@ class Dial:
     def _silent_columns(self, rows: Rows, first: int, encode: Encode) -> None:
         """[..., H]: transposed matrices and biases."""
         rows[:, : self.topics] = 0
+
+
+def _weights_sum(family: str, config: Config) -> float:
+    """About what the weights of a token's experts sum to, at least 1."""
+    if family not in _WEIGHTS:
+        return 1.0
+    factor, normal = _WEIGHTS[family]
+    factor = float(config.get("routed_scaling_factor") or factor)
+    if not config.get("norm_topk_prob", normal):
+        # the best of many sigmoids are about 0.75 each; the best of a softmax hold about a quarter of it
+        factor *= 0.25 if family == "deepseek_v2" else 0.75 * int(config["num_experts_per_tok"])
+    return max(1.0, factor)
