@@ -19,6 +19,7 @@ from transformers.core_model_loading import revert_weight_conversion
 from locum.backbone.experts import is_experts
 from locum.backbone.family import model_class, quiet_transformers
 from locum.errors import CheckpointError
+from locum.synth.given import text_part, with_text
 from locum.synth.names import Config, TensorSpec
 
 _MATRICES = (nn.Linear, nn.Embedding, nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -48,12 +49,17 @@ def outline(config: Config) -> list[TensorSpec]:
 
 
 def completed(config: Config) -> Config:
-    """The config with what a saved one always has: the class that runs it and transformers' version.
+    """The config with what a saved one always has: the class that runs it, transformers' version, and the
+    numbers of the text part that were left to transformers' defaults.
 
     Raises as `outline` does.
     """
-    name = type(_skeleton(config)).__name__
-    return {"architectures": [name], **config, "transformers_version": transformers.__version__}
+    skeleton = _skeleton(config)
+    meant: Config = skeleton.config.get_text_config().to_dict()
+    numbers = {key: value for key, value in meant.items() if type(value) in {int, float}}
+    left_out = {key: value for key, value in numbers.items() if key not in text_part(config)}
+    known = {"architectures": [type(skeleton).__name__], **with_text(config, **left_out)}
+    return {**known, "transformers_version": transformers.__version__}
 
 
 def _skeleton(config: Config) -> PreTrainedModel:
