@@ -1,11 +1,15 @@
 """`locum synth` as people run it."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
 
 from helpers_cli import locum
+from locum.bench.cgroup import run_limited
+from locum.errors import LocumError
+from locum.units import GIB
 
 
 def test_a_checkpoint_that_runs(tmp_path: Path) -> None:
@@ -34,6 +38,8 @@ def test_a_checkpoint_that_runs(tmp_path: Path) -> None:
         (["demo", "-o", "x", "--layers", "0"], "layers"),
         (["demo", "-o", "x", "--dtype", "int3"], "dtype"),
         (["qwen3-30b-a3b", "-o", "/proc/x"], "/proc"),
+        (["demo", "-o", "x", "--locality", "9"], "locality"),
+        (["demo", "-o", "x", "--locality", "nan"], "finite"),
     ],
 )
 def test_wrong_input(tmp_path: Path, arguments: list[str], says: str) -> None:
@@ -44,3 +50,55 @@ def test_wrong_input(tmp_path: Path, arguments: list[str], says: str) -> None:
     assert says in result.stderr.lower()
     assert "traceback" not in result.stderr.lower()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["taken"]
+
+
+GRANITE = {
+    "model_type": "granitemoe", "hidden_size": 64, "intermediate_size": 32, "num_hidden_layers": 3,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "num_local_experts": 8, "num_experts_per_tok": 3,
+    "vocab_size": 320, "tie_word_embeddings": False,
+    "layer_types": ["full_attention"] * 3,
+    "quantization_config": {"quant_method": "fp8"},
+}  # fmt: skip
+
+
+def test_a_config_of_another_family(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(GRANITE))
+    made = locum("synth", "config.json", "-o", "m", "--layers", "2", "--json", cwd=tmp_path)
+    assert made.returncode == 0, made.stderr
+    written = json.loads((tmp_path / "m/config.json").read_text())
+    assert written["architectures"] == ["GraniteMoeForCausalLM"]
+    assert (written["num_hidden_layers"], len(written["layer_types"])) == (2, 2)
+    assert "quantization_config" not in written
+    run = locum("run", "m", "hello", "--max-tokens", "3", "--ignore-eos", "--json", cwd=tmp_path)
+    assert json.loads(run.stdout)["tokens"] == 3, run.stderr
+    refused = locum("synth", "config.json", "-o", "n", "--locality", "1", cwd=tmp_path)
+    assert refused.returncode == 1
+    assert "granitemoe" in refused.stderr
+    longer = locum("synth", "config.json", "-o", "n", "--layers", "4", cwd=tmp_path)
+    assert longer.returncode == 2
+    assert "at most 3 layers" in longer.stderr
+    assert not (tmp_path / "n").exists()
+
+
+@pytest.mark.check
+@pytest.mark.parametrize("extra", [[], ["--locality", "1"]], ids=["plain", "dial"])
+def test_tensors_larger_than_the_memory(tmp_path: Path, extra: list[str]) -> None:
+    """Single tensors of 1 to 2 GiB, under a limit of 1 GiB that the kernel holds."""
+    wide = {"hidden_size": 2048, "intermediate_size": 4096, "num_hidden_layers": 1, "vocab_size": 262_144}
+    if extra:  # a family of the dial, with its embedding and its head as the large tensors
+        config = {**GRANITE, **wide, "model_type": "minimax_m2", "intermediate_size": 64, "head_dim": 64}
+    else:
+        config = {**GRANITE, **wide, "num_local_experts": 64}
+    (tmp_path / "config.json").write_text(json.dumps({**config, "layer_types": None}))
+    target = tmp_path / "m"
+    words = [sys.executable, "-m", "locum", "synth", str(tmp_path), "-o", str(target), *extra, "--json"]
+    try:
+        outcome = run_limited(words, limit=GIB, timeout=250)
+    except LocumError as error:
+        pytest.skip(f"no limit can be set: {error}")
+    assert outcome.failure is None, outcome.stderr
+    document = json.loads(outcome.stdout)
+    assert document["bytes"] > 2 * GIB
+    assert outcome.peak_anonymous < GIB
+    for path in target.iterdir():
+        path.unlink()

@@ -189,6 +189,22 @@ def test_an_interruption_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_write_that_fails_half_way_leaves_nothing(tmp_path: Path) -> None:
+    """The kernel itself refuses to let the file grow, in the middle of a tensor."""
+    code = (
+        "import resource\n"
+        "from locum.synth.shapes import shape\nfrom locum.synth.writer import write_checkpoint\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))\n"
+        f"write_checkpoint(shape('tiny-olmoe'), {str(tmp_path / 'm')!r})\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, env=os.environ
+    )
+    assert done.returncode == 1
+    assert "File too large" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_an_existing_checkpoint_is_not_touched(tmp_path: Path) -> None:
     (tmp_path / "m").mkdir()
     (tmp_path / "m" / "notes.txt").write_text("mine")

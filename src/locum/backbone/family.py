@@ -44,7 +44,9 @@ def model_class(config: Any) -> type[PreTrainedModel]:
     A vision-language model is whole, and is given text alone. Raises `UnsupportedError` when there is none.
     """
     found: list[type[PreTrainedModel]] = []
-    for mapping in (MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING):
+    mappings = (MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING)
+    whole = config.get_text_config() is config
+    for mapping in mappings if whole else reversed(mappings):
         listed: Any = mapping.get(type(config), ())
         found += listed if isinstance(listed, list | tuple) else [listed]
     if not found:

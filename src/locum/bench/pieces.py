@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from locum.bench import locum_run
 from locum.bench.cgroup import run_limited
 from locum.bench.facts import drop_caches
+from locum.bench.locality import dial
 from locum.bench.locum_run import Ask, LocumRun
 from locum.bench.peers import accelerate
 from locum.bench.peers.accelerate import PeerAsk, PeerRun
@@ -182,4 +183,5 @@ PIECES: dict[str, Callable[[Workshop], Result]] = {
     "spine-8gib": spine(8 * GIB),
     "accelerate": against_accelerate,
     "load-time": load_time,
+    "locality": dial,
 }

@@ -67,15 +67,21 @@ class Workshop:
         if self._keep is None:
             shutil.rmtree(self.folder)
 
-    def model(self, shape_name: str, label: str = "", **overrides: object) -> Model:
-        """The checkpoint of a shape with some fields replaced; `label` tells variants of a shape apart."""
+    def model(
+        self, shape_name: str, label: str = "", *, locality: float | None = None, **overrides: object
+    ) -> Model:
+        """The checkpoint of a shape with some fields replaced; `label` tells variants of a shape apart, also
+        those of another `locality`.
+        """
         config = shape(shape_name, **overrides)
         name = f"{shape_name}-{label}" if label else shape_name
         path = self.folder / name
         model = Model(name, path, config)
         if not self._is(path, config):
             say(f"writing {name} with {format_bytes(model.facts()['expert_bytes'])} of experts")
-            write_checkpoint(config, path, dtype=_DTYPE)  # refuses to touch anything else that lies there
+            write_checkpoint(
+                config, path, dtype=_DTYPE, locality=locality
+            )  # refuses to touch anything else that lies there
         return model
 
     @staticmethod

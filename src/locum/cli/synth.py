@@ -2,13 +2,17 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Group, Parameter
 
 from locum.cli.flags import number
 from locum.cli.output import DEFAULT, Output, OutputOptions
 from locum.units import format_bytes, format_seconds
+
+if TYPE_CHECKING:
+    from locum.synth.names import Config
+    from locum.synth.plan import Outline
 
 _WHAT = Group("What is written", sort_key=5)
 
@@ -24,11 +28,28 @@ class SynthOptions:
     layers: Annotated[int | None, number(_WHAT, "N", gte=1)] = None
     """Only so many layers, for what does not fit on the disk. The rest of the shape stays exact."""
 
+    locality: Annotated[float | None, number(_WHAT, "GAMMA", gte=0, lte=8)] = None
+    """How much alike the tokens of sampled text choose experts: 0 is uniform routing, with 1 a cache of half
+    of the experts has about 85% hits, with 3 nearly all. Left out: what plain random weights give."""
+
     dtype: Annotated[Literal["bf16", "fp32"], Parameter(group=_WHAT)] = "bf16"
     """Number format of the weights."""
 
     seed: Annotated[int, number(_WHAT, "N", gte=0, lt=1 << 63)] = 0
     """Start of the random numbers: the same seed writes the same bytes."""
+
+
+def _outlined(shape: str) -> tuple["Config", "Outline"]:
+    """The config asked for, and who names its tensors: torch is loaded only where transformers has to."""
+    from locum.synth.names import tensors
+    from locum.synth.shapes import is_exact, resolve_shape
+
+    config = resolve_shape(shape)
+    if is_exact(config):
+        return config, tensors
+    from locum.backbone.outline import completed, outline
+
+    return completed(config), outline
 
 
 def synth(shape: str, /, *, options: SynthOptions, output_options: OutputOptions = DEFAULT) -> None:
@@ -38,25 +59,22 @@ def synth(shape: str, /, *, options: SynthOptions, output_options: OutputOptions
     ----------
     shape
         The name of a shape, such as `olmoe-1b-7b` (a wrong name lists them all), or a `config.json` or a
-        model folder of one of their families.
+        model folder of any family that locum runs.
     """
     with Output(output_options) as output:
-        from locum.synth.shapes import resolve_shape
-        from locum.synth.writer import measure_checkpoint, write_checkpoint
+        from locum.synth.plan import plan_checkpoint
+        from locum.synth.writer import write_plan
 
-        config = resolve_shape(shape)
-        size = measure_checkpoint(config, layers=options.layers, dtype=options.dtype)
-        output.note(
-            f"{format_bytes(size)} will be written to {options.output}; more is not needed at any time"
+        config, outline = _outlined(shape)
+        plan = plan_checkpoint(
+            config, layers=options.layers, dtype=options.dtype, locality=options.locality, outline=outline
         )
-        with output.counting("writing", size) as heard:
-            written = write_checkpoint(
-                config,
-                options.output,
-                layers=options.layers,
-                dtype=options.dtype,
-                seed=options.seed,
-                progress=lambda done, _: heard(done),
+        output.note(
+            f"{format_bytes(plan.bytes)} will be written to {options.output}; more is not needed at any time"
+        )
+        with output.counting("writing", plan.bytes) as heard:
+            written = write_plan(
+                plan, options.output, seed=options.seed, progress=lambda done, _: heard(done)
             )
         output.result(
             {

@@ -2,12 +2,16 @@
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from locum.errors import UnsupportedError
 
 Config = dict[str, Any]
+_EXPERTS = (".experts.", ".block_sparse_moe.input_linear.", ".block_sparse_moe.output_linear.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +20,10 @@ class TensorSpec:
 
     name: str
     shape: tuple[int, ...]
+    drawn: tuple[float, float] | None = None
+    """(mean, standard deviation) of its random numbers; None: as its name says, see `noise.scale`."""
+    content: NDArray[np.generic] | None = field(default=None, compare=False, repr=False)
+    """What it holds where it may not be random: float32, or whole numbers in the file's own type."""
 
     @property
     def elements(self) -> int:
@@ -40,7 +48,7 @@ class TensorSpec:
     @property
     def is_expert(self) -> bool:
         """Belongs to a routed expert."""
-        return ".experts." in self.name
+        return any(part in self.name for part in _EXPERTS)
 
 
 def _attention(config: Config, prefix: str, norms: tuple[int, int]) -> Iterator[TensorSpec]:

@@ -1,9 +1,10 @@
 """The shapes of known models: their `config.json`. No torch."""
 
-import json
 from pathlib import Path
 
-from locum.errors import CheckpointError, UnsupportedError, UsageError
+from locum.errors import UnsupportedError, UsageError
+from locum.model.supported import CHECKED, UNSUPPORTED
+from locum.synth.given import read_given
 from locum.synth.names import FAMILIES, Config
 
 _COMMON: Config = {
@@ -194,26 +195,32 @@ def shape(name: str, **overrides: object) -> Config:
     return {**config, **overrides}
 
 
+def is_exact(config: Config) -> bool:
+    """Whether `names` knows every tensor of this config: a family listed there, with no unlisted feature."""
+    family = config.get("model_type")
+    return family in FAMILIES and (family == "gpt_oss" or not config.get("attention_bias"))
+
+
 def resolve_shape(what: str) -> Config:
     """The config of a known shape, of a `config.json`, or of the one in a model folder.
 
-    What a file leaves out is as in the known shape of its family. Raises `UsageError` for an unknown name,
-    `UnsupportedError` for a family without a known shape, `CheckpointError` for a config that cannot be read.
+    What a file of a known shape's family leaves out is as in that shape. Raises `UsageError` for an unknown
+    name, `UnsupportedError` for a family that locum does not run, `CheckpointError` for a config that cannot
+    be read.
     """
     path = Path(what)
     path = path / "config.json" if path.is_dir() else path
     if what in SHAPES or not path.is_file():
         return shape(what)
-    try:
-        given = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError("the config cannot be read", where=path, got=error) from error
-    if not isinstance(given, dict):
-        raise CheckpointError("the config is no JSON object", where=path)
-    base = next((known for known in SHAPES.values() if known["model_type"] == given.get("model_type")), None)
-    if base is None:
-        families = ", ".join(FAMILIES)
+    given = read_given(path)
+    family = given.get("model_type")
+    if family not in CHECKED:
+        why = UNSUPPORTED.get(str(family))
         raise UnsupportedError(
-            "no tensor names for this family", where=path, allowed=families, got=repr(given.get("model_type"))
+            "a family that locum does not run" + (f": {why}" if why else ""),
+            where=path,
+            allowed=", ".join(sorted(CHECKED)),
+            got=repr(family),
         )
+    base = next((known for known in SHAPES.values() if known["model_type"] == family), {})
     return {**base, **given}

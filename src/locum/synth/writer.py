@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from locum.errors import LocumError, UsageError
-from locum.synth.names import Config, TensorSpec, tensors
-from locum.synth.noise import POOL_BYTES, Dtype, Noise, dtype_of
+from locum.synth.given import number_of
+from locum.synth.names import Config, TensorSpec
+from locum.synth.noise import Dtype, Noise, bytes_of
+from locum.synth.plan import Plan, plan_checkpoint
 from locum.synth.tokenizer import Specials, write_tokenizer
 from locum.units import MIB, format_bytes
 
@@ -24,6 +26,8 @@ SHARD_BYTES = 5 * 10**9
 """Largest shard by default, as on the hub."""
 _SMALL_FILES = 32 * MIB
 """Room for config, tokenizer and index, generously."""
+_CONTEXT = 4096
+"""Of a config that does not say."""
 
 Progress = Callable[[int, int], None]
 
@@ -49,9 +53,9 @@ class _Shard:
         entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}
         at = 0
         for tensor in self.tensors:
-            end = at + tensor.elements * dtype.size
+            end = at + bytes_of(tensor, dtype)
             entries[tensor.name] = {
-                "dtype": dtype.code,
+                "dtype": dtype.of(tensor).code,
                 "shape": list(tensor.shape),
                 "data_offsets": [at, end],
             }
@@ -67,7 +71,7 @@ def _shards(specs: Iterable[TensorSpec], limit: int, dtype: Dtype) -> list[_Shar
     current: list[TensorSpec] = []
     used = 0
     for spec in specs:
-        size = spec.elements * dtype.size
+        size = bytes_of(spec, dtype)
         if current and used + size > limit:
             shards.append(_Shard(tuple(sorted(current, key=lambda t: t.name))))
             current, used = [], 0
@@ -75,12 +79,6 @@ def _shards(specs: Iterable[TensorSpec], limit: int, dtype: Dtype) -> list[_Shar
         used += size
     shards.append(_Shard(tuple(sorted(current, key=lambda t: t.name))))
     return shards
-
-
-def _pool_bytes(specs: Iterable[TensorSpec], dtype: Dtype) -> int:
-    """Small models need no big pools: four times the biggest tensor is plenty."""
-    biggest = max(spec.elements for spec in specs) * dtype.size
-    return min(POOL_BYTES, max(4 * biggest, MIB))
 
 
 def _require_space(parent: Path, peak: int) -> None:
@@ -136,21 +134,6 @@ def _write_shard(
             os.posix_fadvise(out.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def _with_layers(config: Config, layers: int | None) -> Config:
-    if layers is not None and layers < 1:
-        raise UsageError("layers is too small", allowed="at least 1", got=layers)
-    return config if layers is None else {**config, "num_hidden_layers": layers}
-
-
-def measure_checkpoint(config: Config, *, layers: int | None = None, dtype: str = "bf16") -> int:
-    """Bytes of weights that `write_checkpoint` would write, which is also the most it takes at any time.
-
-    (But for headers and the tokenizer, some megabytes.)
-    """
-    form = dtype_of(dtype)
-    return sum(spec.elements for spec in tensors(_with_layers(config, layers))) * form.size
-
-
 def write_checkpoint(
     config: Config,
     path: str | Path,
@@ -158,28 +141,41 @@ def write_checkpoint(
     layers: int | None = None,
     seed: int = 0,
     dtype: str = "bf16",
+    locality: float | None = None,
     shard_bytes: int = SHARD_BYTES,
     progress: Progress | None = None,
 ) -> Written:
-    """Write a checkpoint of this config with random weights and a tokenizer at `path`, which must not exist.
+    """Plan a checkpoint of this config and write it: see `plan_checkpoint` and `write_plan`."""
+    plan = plan_checkpoint(config, layers=layers, dtype=dtype, locality=locality)
+    return write_plan(plan, path, seed=seed, shard_bytes=shard_bytes, progress=progress)
 
-    `layers` replaces the config's number of layers; `dtype` is `bf16` or `fp32`; `progress(done, total)`
-    is called in bytes. Everything is written beside `path` and renamed at the end, so `path` is whole or
-    absent. Takes less than 200 MB of memory whatever the size. Raises `UsageError`, `UnsupportedError` for
-    a family it does not know, and `LocumError` when the disk is too full.
+
+def write_plan(
+    plan: Plan,
+    path: str | Path,
+    *,
+    seed: int = 0,
+    shard_bytes: int = SHARD_BYTES,
+    progress: Progress | None = None,
+) -> Written:
+    """Write a planned checkpoint and a tokenizer at `path`, which must not exist.
+
+    `progress(done, total)` is called in bytes. Everything is written beside `path` and renamed at the end, so
+    `path` is whole or absent. The writer takes less than 200 MB of memory whatever the size. Raises
+    `UsageError`, `CheckpointError` for a config without a vocabulary, and `LocumError` when the disk is too
+    full.
     """
-    started, target, form = time.monotonic(), Path(path), dtype_of(dtype)
+    started, target = time.monotonic(), Path(path)
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
         raise UsageError("the checkpoint's folder exists", where=target, todo="Remove it or name another one")
     if shard_bytes < 1:
         raise UsageError("shard_bytes is too small", allowed="at least 1", got=shard_bytes)
-    config = _with_layers({**config, "dtype": form.name}, layers)
-    specs = list(tensors(config))
-    shards = _shards(specs, shard_bytes, form)
-    parameters = sum(spec.elements for spec in specs)
-    total = parameters * form.size
+    shards, total = _shards(plan.specs, shard_bytes, plan.dtype), plan.bytes
+    words = number_of(plan.config, "vocab_size")
+    context = number_of(plan.config, "max_position_embeddings", _CONTEXT)
     target.parent.mkdir(parents=True, exist_ok=True)
-    _require_space(target.parent, total + sum(len(shard.header(form)) for shard in shards) + _SMALL_FILES)
+    headers = sum(len(shard.header(plan.dtype)) for shard in shards)
+    _require_space(target.parent, total + headers + _SMALL_FILES)
 
     done = 0
 
@@ -192,14 +188,12 @@ def write_checkpoint(
     folder = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part"))
     try:
         folder.chmod(0o755)
-        _write_configs(
-            folder, config, write_tokenizer(folder, config["vocab_size"], config["max_position_embeddings"])
-        )
-        noise = Noise(seed, form, pool_bytes=_pool_bytes(specs, form))
+        _write_configs(folder, plan.config, write_tokenizer(folder, words, context))
+        noise = plan.noise(seed)
         for number, shard in enumerate(shards):
-            _write_shard(folder / _shard_name(number, len(shards)), shard, noise, form, report)
+            _write_shard(folder / _shard_name(number, len(shards)), shard, noise, plan.dtype, report)
         if len(shards) > 1:
-            _write_index(folder, shards, total, parameters)
+            _write_index(folder, shards, total, plan.parameters)
         folder.rename(target)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
@@ -207,8 +201,8 @@ def write_checkpoint(
     return Written(
         path=target,
         bytes=total,
-        expert_bytes=sum(spec.elements for spec in specs if spec.is_expert) * form.size,
-        parameters=parameters,
+        expert_bytes=plan.expert_bytes,
+        parameters=plan.parameters,
         shards=len(shards),
         seconds=time.monotonic() - started,
     )
