@@ -7,7 +7,7 @@ has: experts that were taken off are never read.
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors import safe_open
@@ -24,7 +24,7 @@ from locum.store.index import RAW
 class LazyTensor:
     """A tensor of the model that exists once it is indexed with `[...]`."""
 
-    def __init__(self, stored: Stored, names: Mapping[str, str], files: "_Files") -> None:
+    def __init__(self, stored: Stored, names: Mapping[str, str], files: "TensorSource") -> None:
         self._stored, self._names, self._files = stored, names, files
 
     @property
@@ -54,6 +54,13 @@ class LazyTensor:
         return maker(self._stored.form)(pieces, self._stored.shape)
 
 
+class TensorSource(Protocol):
+    """Where stored tensors come from."""
+
+    def tensor(self, file: str, name: str) -> Tensor:
+        """The stored tensor `name` of `file`."""
+
+
 class _Files:
     """The weight files, each opened once."""
 
@@ -66,9 +73,12 @@ class _Files:
         return found
 
 
-def lazy_state(checkpoint: Checkpoint) -> dict[str, LazyTensor]:
-    """Every tensor of a checkpoint, by the name it would have without quantisation."""
-    files = _Files(checkpoint.folder)
+def lazy_state(checkpoint: Checkpoint, source: TensorSource | None = None) -> dict[str, LazyTensor]:
+    """Every tensor of a checkpoint, by the name it would have without quantisation.
+
+    `source` gives the stored ones, if not the files in the checkpoint's folder.
+    """
+    files = source or _Files(checkpoint.folder)
     names = {id(info): name for name, info in checkpoint.tensors.items()}
 
     def lazy(stored: Stored) -> LazyTensor:

@@ -6,7 +6,7 @@ Nothing here reads a weight, loads a pickle or runs code that came with the mode
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -52,16 +52,8 @@ class Checkpoint:
 
         Raises `CheckpointError` when anything is missing, damaged, or contradicts the index.
         """
-        folder = Path(folder)
-        if not folder.is_dir():
-            raise CheckpointError("no such model folder", where=folder)
-        config = read_json(folder / "config.json")
-        if config is None:
-            raise CheckpointError(
-                "there is no config.json",
-                where=folder,
-                todo="Point at a folder in Hugging Face format, the one that holds config.json",
-            )
+        small = cls.configured(folder)
+        folder = small.folder
         packed = read_packed(folder)
         weight_map = _weight_map(folder) if packed is None else None
         if packed is not None:
@@ -72,18 +64,37 @@ class Checkpoint:
         tensors = _merge(folder, headers)
         if weight_map is not None:
             _compare(folder, weight_map, tensors)
-        return cls(
-            folder=folder,
-            config=config,
-            generation_config=read_json(folder / "generation_config.json"),
-            files=(
+        return small.with_weights(
+            (
                 *(ShardFile(header.file, header.size, header.mtime_ns) for header in headers),
                 *_packed_files(folder, packed),
             ),
-            tensors=tensors,
+            tensors,
             metadata={key: value for header in headers for key, value in header.metadata.items()},
             packed=packed,
         )
+
+    @classmethod
+    def configured(cls, folder: str | Path) -> "Checkpoint":
+        """A folder without its weights. Raises `CheckpointError` when its config is missing or damaged."""
+        folder = Path(folder)
+        if not folder.is_dir():
+            raise CheckpointError("no such model folder", where=folder)
+        config = read_json(folder / "config.json")
+        if config is None:
+            raise CheckpointError(
+                "there is no config.json",
+                where=folder,
+                todo="Point at a folder in Hugging Face format, the one that holds config.json",
+            )
+        generation = read_json(folder / "generation_config.json")
+        return cls(folder, config, generation, files=(), tensors={}, metadata={})
+
+    def with_weights(
+        self, files: tuple[ShardFile, ...], tensors: Mapping[str, TensorInfo], **known: Any
+    ) -> "Checkpoint":
+        """This folder with these weights; `known`: further fields."""
+        return replace(self, files=files, tensors=tensors, **known)
 
     @property
     def config_hash(self) -> str:

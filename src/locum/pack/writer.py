@@ -19,7 +19,6 @@ from locum.backbone.lazy import LazyTensor, lazy_state
 from locum.errors import UsageError
 from locum.files import new_folder, settle, write_json
 from locum.kernels.stored import torch_dtype
-from locum.model.checkpoint import Checkpoint
 from locum.model.image import RAW, TensorView
 from locum.model.names import is_ignored, layer_of
 from locum.model.packed import BACKBONE, INDEX, PAGE, SCHEMA, index_digest
@@ -27,7 +26,7 @@ from locum.model.schemes import stored_tensors
 from locum.model.spec import MoESpec
 from locum.pack.backbone import BackboneWriter, linear_names
 from locum.pack.images import BITS, FLOATS, STORED, Image, Target, convert
-from locum.store.files import Files
+from locum.pack.source import Reader, Source, folder_source
 from locum.store.index import ExpertIndex, LayerIndex
 from locum.units import MIB
 
@@ -67,16 +66,16 @@ class PackResult:
 
 
 def pack(
-    model: Path, target: Path, options: PackOptions | None = None, progress: Progress | None = None
+    model: Path | Source, target: Path, options: PackOptions | None = None, progress: Progress | None = None
 ) -> PackResult:
-    """Pack the checkpoint in `model` into the folder `target`, which must not exist.
+    """Pack the checkpoint `model`, a folder or a source, into the folder `target`, which must not exist.
 
     `progress(done, total)` is called in bytes. Everything is written beside `target` and renamed at the end.
     Raises the `ModelError`s of a checkpoint that locum does not run, `NumericsError` for weights that are no
     numbers, `UsageError` for bad options, `LocumError` when the disk is too full.
     """
     started, options = time.monotonic(), options or PackOptions()
-    job = _Job(Checkpoint.open(model), _checked(options), progress or (lambda done, total: None))
+    job = _Job(_source(model), _checked(options), progress or (lambda done, total: None))
     with new_folder(target, job.total + _SMALL_FILES) as folder:
         layers, files = job.write_experts(folder)
         job.write_backbone(folder / BACKBONE)
@@ -93,12 +92,16 @@ def pack(
     )
 
 
-def measure(model: Path, options: PackOptions) -> int:
+def measure(model: Path | Source, options: PackOptions) -> int:
     """Bytes that `pack` would write, which is also the most it takes at any time (but for some megabytes).
 
     Raises as `pack` does.
     """
-    return _Job(Checkpoint.open(model), _checked(options), lambda done, total: None).total
+    return _Job(_source(model), _checked(options), lambda done, total: None).total
+
+
+def _source(model: Path | Source) -> Source:
+    return model if isinstance(model, Source) else folder_source(model)
 
 
 def _checked(options: PackOptions) -> PackOptions:
@@ -116,8 +119,9 @@ def _checked(options: PackOptions) -> PackOptions:
 class _Job:
     """One checkpoint on its way."""
 
-    def __init__(self, checkpoint: Checkpoint, options: PackOptions, progress: Progress) -> None:
-        self.checkpoint, self.options, self._progress = checkpoint, options, progress
+    def __init__(self, origin: Source, options: PackOptions, progress: Progress) -> None:
+        self.origin, self.options, self._progress = origin, options, progress
+        self.checkpoint = checkpoint = origin.checkpoint
         self.spec = MoESpec.of(checkpoint).require_runnable()
         self.source = expert_index(checkpoint)
         self.skeleton = build_skeleton(checkpoint)
@@ -165,7 +169,7 @@ class _Job:
 
     def write_experts(self, folder: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         """Write every expert; (layers, files) as the index has them."""
-        reader = Files(self.source.files, direct=False)
+        reader = self.origin.open(self.source)
         try:
             out = _ExpertFiles(folder, self.options.file_bytes)
             layers = [
@@ -177,7 +181,7 @@ class _Job:
             reader.close()
 
     def _write_layer(
-        self, number: int, layer: LayerIndex, reader: Files, out: "_ExpertFiles"
+        self, number: int, layer: LayerIndex, reader: Reader, out: "_ExpertFiles"
     ) -> dict[str, Any]:
         planned, experts = self.images[number], []
         for expert in range(len(layer.experts)):
@@ -197,7 +201,7 @@ class _Job:
         }
 
     def _backbone(self) -> BackboneWriter:
-        state = dict(_backbone_state(self.checkpoint, self.skeleton, self.spec))
+        state = dict(_backbone_state(self.origin, self.skeleton, self.spec))
         linear = linear_names(self.skeleton, iter(state))
         return BackboneWriter(state, linear, self.backbone_precision, self.options.group, self.dtype)
 
@@ -231,7 +235,7 @@ class _Job:
             "schema": SCHEMA,
             "locum": metadata.version("locum"),
             "source": {
-                "model": self.checkpoint.folder.resolve().name,
+                "model": self.origin.name,
                 "config_hash": self.checkpoint.config_hash,
                 "quantization": self.spec.quantization,
             },
@@ -283,7 +287,7 @@ class _ExpertFiles:
         return [{"name": self._name(n), "bytes": size} for n, size in enumerate(self._sizes)]
 
 
-def _read(index: ExpertIndex, layer: LayerIndex, expert: int, reader: Files) -> memoryview:
+def _read(index: ExpertIndex, layer: LayerIndex, expert: int, reader: Reader) -> memoryview:
     """The stored image of one expert."""
     image = memoryview(bytearray(layer.image_bytes))
     for span in layer.experts[expert]:
@@ -293,14 +297,15 @@ def _read(index: ExpertIndex, layer: LayerIndex, expert: int, reader: Files) -> 
 
 
 def _backbone_state(
-    checkpoint: Checkpoint, skeleton: PreTrainedModel, spec: MoESpec
+    origin: Source, skeleton: PreTrainedModel, spec: MoESpec
 ) -> Iterator[tuple[str, LazyTensor]]:
     """What is neither a routed expert nor left in the files by transformers."""
+    checkpoint = origin.checkpoint
     stored = {} if checkpoint.packed else stored_tensors(checkpoint)
     parts = parts_by_parameter(stored, skeleton, get_model_conversion_mapping(skeleton))
     routed = {part.stored.name for found in parts.values() for part in found}
     stack = (layer_of(spec.moe[0].module + ".") or ("", 0))[0]
-    for name, tensor in lazy_state(checkpoint).items():
+    for name, tensor in lazy_state(checkpoint, origin.tensors).items():
         if name not in routed and not is_ignored(name, spec.layers, stack):
             yield name, tensor
 

@@ -145,6 +145,22 @@ class Noise:
             )
         return self._pools[std]
 
+    def mark(self, tensor: TensorSpec) -> Any:
+        """Pass over `tensor`, the next one in the stream; what `pieces_from` needs to come back to it."""
+        if tensor.content is None:
+            mean, std = self._recipe.scale(tensor)
+            if not mean:
+                self._pool(std)  # drawing the pool is not part of the tensor
+        state = self._random.bit_generator.state
+        for _ in self.pieces(tensor):
+            pass
+        return state
+
+    def pieces_from(self, state: Any, tensor: TensorSpec) -> Iterator[NDArray[np.uint8]]:
+        """The bytes of a tensor that has been passed over, as `pieces` gave them then."""
+        self._random.bit_generator.state = state
+        return self.pieces(tensor)
+
     def pieces(self, tensor: TensorSpec) -> Iterator[NDArray[np.uint8]]:
         """The bytes of `tensor`, piece by piece, each of at most half a pool. They are for reading only."""
         if tensor.content is not None:

@@ -5,22 +5,20 @@ header and all: whatever reads it meets the real thing's names, sizes and unalig
 """
 
 import json
-import os
-import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from locum.errors import LocumError, UsageError
+from locum.errors import UsageError
+from locum.files import new_folder, settle
 from locum.synth.given import number_of
 from locum.synth.names import Config, TensorSpec
 from locum.synth.noise import Dtype, Noise, bytes_of
 from locum.synth.plan import Plan, plan_checkpoint
 from locum.synth.tokenizer import Specials, write_tokenizer
-from locum.units import MIB, format_bytes
+from locum.units import MIB
 
 SHARD_BYTES = 5 * 10**9
 """Largest shard by default, as on the hub."""
@@ -45,7 +43,9 @@ class Written:
 
 
 @dataclass(frozen=True, slots=True)
-class _Shard:
+class Shard:
+    """The tensors of one weight file, in their order there."""
+
     tensors: tuple[TensorSpec, ...]
 
     def header(self, dtype: Dtype) -> bytes:
@@ -65,32 +65,20 @@ class _Shard:
         return len(text).to_bytes(8, "little") + text
 
 
-def _shards(specs: Iterable[TensorSpec], limit: int, dtype: Dtype) -> list[_Shard]:
+def shards_of(specs: Iterable[TensorSpec], limit: int, dtype: Dtype) -> list[Shard]:
     """Fill shards in module order up to `limit` bytes; within each, sort by name as safetensors does."""
-    shards: list[_Shard] = []
+    shards: list[Shard] = []
     current: list[TensorSpec] = []
     used = 0
     for spec in specs:
         size = bytes_of(spec, dtype)
         if current and used + size > limit:
-            shards.append(_Shard(tuple(sorted(current, key=lambda t: t.name))))
+            shards.append(Shard(tuple(sorted(current, key=lambda t: t.name))))
             current, used = [], 0
         current.append(spec)
         used += size
-    shards.append(_Shard(tuple(sorted(current, key=lambda t: t.name))))
+    shards.append(Shard(tuple(sorted(current, key=lambda t: t.name))))
     return shards
-
-
-def _require_space(parent: Path, peak: int) -> None:
-    free = shutil.disk_usage(parent).free
-    if free < peak:
-        raise LocumError(
-            "not enough disk space for the checkpoint",
-            where=parent,
-            allowed=f"{format_bytes(peak)} free at the peak",
-            got=format_bytes(free),
-            todo="Free some space, choose another folder, or ask for fewer layers",
-        )
 
 
 def _write_json(path: Path, document: dict[str, Any]) -> None:
@@ -103,8 +91,18 @@ def _write_configs(folder: Path, config: Config, specials: Specials) -> None:
     _write_json(folder / "generation_config.json", {**ids, "eos_token_id": [specials.eos, specials.bos]})
 
 
-def _write_index(folder: Path, shards: list[_Shard], total: int, parameters: int) -> None:
-    places = {t.name: _shard_name(n, len(shards)) for n, shard in enumerate(shards) for t in shard.tensors}
+def write_small(folder: Path, plan: Plan) -> None:
+    """Everything but the weights: config, generation config, tokenizer.
+
+    Raises `CheckpointError` for a config without a vocabulary.
+    """
+    words = number_of(plan.config, "vocab_size")
+    context = number_of(plan.config, "max_position_embeddings", _CONTEXT)
+    _write_configs(folder, plan.config, write_tokenizer(folder, words, context))
+
+
+def _write_index(folder: Path, shards: list[Shard], total: int, parameters: int) -> None:
+    places = {t.name: shard_name(n, len(shards)) for n, shard in enumerate(shards) for t in shard.tensors}
     _write_json(
         folder / "model.safetensors.index.json",
         {
@@ -114,24 +112,19 @@ def _write_index(folder: Path, shards: list[_Shard], total: int, parameters: int
     )
 
 
-def _shard_name(number: int, count: int) -> str:
+def shard_name(number: int, count: int) -> str:
+    """The file of shard `number`, as on the hub."""
     return f"model-{number + 1:05d}-of-{count:05d}.safetensors" if count > 1 else "model.safetensors"
 
 
-def _write_shard(
-    path: Path, shard: _Shard, noise: Noise, dtype: Dtype, report: Callable[[int], None]
-) -> None:
+def _write_shard(path: Path, shard: Shard, noise: Noise, dtype: Dtype, report: Callable[[int], None]) -> None:
     with path.open("wb") as out:
         out.write(shard.header(dtype))
         for tensor in shard.tensors:
             for piece in noise.pieces(tensor):
                 out.write(piece.data)
                 report(piece.nbytes)
-        out.flush()
-        os.fsync(out.fileno())
-        # What was written is not about to be read by us: leave the page cache to others.
-        if hasattr(os, "posix_fadvise"):
-            os.posix_fadvise(out.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        settle(out)
 
 
 def write_checkpoint(
@@ -166,17 +159,10 @@ def write_plan(
     full.
     """
     started, target = time.monotonic(), Path(path)
-    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
-        raise UsageError("the checkpoint's folder exists", where=target, todo="Remove it or name another one")
     if shard_bytes < 1:
         raise UsageError("shard_bytes is too small", allowed="at least 1", got=shard_bytes)
-    shards, total = _shards(plan.specs, shard_bytes, plan.dtype), plan.bytes
-    words = number_of(plan.config, "vocab_size")
-    context = number_of(plan.config, "max_position_embeddings", _CONTEXT)
-    target.parent.mkdir(parents=True, exist_ok=True)
+    shards, total = shards_of(plan.specs, shard_bytes, plan.dtype), plan.bytes
     headers = sum(len(shard.header(plan.dtype)) for shard in shards)
-    _require_space(target.parent, total + headers + _SMALL_FILES)
-
     done = 0
 
     def report(count: int) -> None:
@@ -185,19 +171,13 @@ def write_plan(
         if progress is not None:
             progress(done, total)
 
-    folder = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part"))
-    try:
-        folder.chmod(0o755)
-        _write_configs(folder, plan.config, write_tokenizer(folder, words, context))
+    with new_folder(target, total + headers + _SMALL_FILES) as folder:
+        write_small(folder, plan)
         noise = plan.noise(seed)
         for number, shard in enumerate(shards):
-            _write_shard(folder / _shard_name(number, len(shards)), shard, noise, plan.dtype, report)
+            _write_shard(folder / shard_name(number, len(shards)), shard, noise, plan.dtype, report)
         if len(shards) > 1:
             _write_index(folder, shards, total, plan.parameters)
-        folder.rename(target)
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
     return Written(
         path=target,
         bytes=total,

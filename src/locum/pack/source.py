@@ -1,0 +1,70 @@
+"""Where the weights that are packed come from: a model folder, or a plan that was never written."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from locum.backbone.lazy import TensorSource
+from locum.kernels.stored import torch_dtype
+from locum.model.checkpoint import Checkpoint
+from locum.model.header import TORCH_NAMES
+from locum.store.files import Files
+from locum.store.index import ExpertIndex
+from locum.synth.virtual import VirtualFiles
+
+
+class Reader(Protocol):
+    """Reads runs of numbered files, as `store.files.Files` does."""
+
+    def read(self, number: int, buffer: memoryview, offset: int, need: int) -> tuple[int, int]:
+        """Fill `buffer` from `offset` of file `number`."""
+
+    def forget(self, number: int, offset: int, length: int) -> None:
+        """This run will not be read again."""
+
+    def close(self) -> None:
+        """No more reads."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A checkpoint and its weights. `tensors`: None for those in its folder."""
+
+    checkpoint: Checkpoint
+    open: Callable[[ExpertIndex], Reader]
+    tensors: TensorSource | None = None
+    name: str = ""
+    """What the packed folder says it was made from."""
+
+
+def folder_source(model: Path) -> Source:
+    """A model folder. Raises the `ModelError`s of `Checkpoint.open`."""
+    checkpoint = Checkpoint.open(model)
+    name = checkpoint.folder.resolve().name
+    return Source(checkpoint, lambda index: Files(index.files, direct=False), name=name)
+
+
+def virtual_source(files: VirtualFiles, folder: Path, name: str) -> Source:
+    """A planned checkpoint, whose config and tokenizer are in `folder`."""
+    return Source(files.checkpoint(folder), lambda index: files, VirtualTensors(files), name)
+
+
+class VirtualTensors:
+    """Whole tensors of a plan."""
+
+    def __init__(self, files: VirtualFiles) -> None:
+        self._files = files
+
+    def tensor(self, file: str, name: str) -> Tensor:
+        """The tensor `name`."""
+        info = self._files.tensors[name]
+        data = bytearray(info.length)
+        at = 0
+        for piece in self._files.pieces(name):
+            data[at : at + len(piece)] = piece.data
+            at += len(piece)
+        return torch.frombuffer(data, dtype=torch_dtype(TORCH_NAMES[info.dtype])).view(info.shape)
