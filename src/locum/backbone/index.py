@@ -18,7 +18,7 @@ from typing import Any
 import transformers
 from transformers import PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
-from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
+from transformers.core_model_loading import Concatenate, WeightConverter, WeightRenaming, rename_source_key
 
 from locum.backbone.experts import expert_shapes, experts_modules
 from locum.backbone.family import build_skeleton
@@ -62,7 +62,8 @@ def index_identity(checkpoint: Checkpoint) -> str:
 
 def _build(checkpoint: Checkpoint, identity: str) -> ExpertIndex:
     skeleton = build_skeleton(checkpoint)
-    parts = parts_by_parameter(stored_tensors(checkpoint), skeleton, get_model_conversion_mapping(skeleton))
+    transforms = [*get_model_conversion_mapping(skeleton), *(gguf_transforms() if checkpoint.is_gguf else ())]
+    parts = parts_by_parameter(stored_tensors(checkpoint), skeleton, transforms)
     numbers = {file.name: number for number, file in enumerate(checkpoint.files)}
     layers = tuple(
         place_layer(checkpoint.folder, path, expert_shapes(module), parts, numbers)
@@ -97,15 +98,26 @@ def parts_by_parameter(
             parts[target].append(Part(0, None, stored[name]))
             continue
         converter = by_pattern[pattern]
+        order = converter.source_patterns.index(pattern)
         number = _EXPERT_NUMBER.search(name)
         if number is None:
             placement = _placement_of(converter, target, stored[name].shape, state[target].shape)
-            parts[target].append(Part(0, None, stored[name], placement))
+            parts[target].append(Part(order, None, stored[name], placement))
             continue
         _require_placement(converter, target)
-        order = converter.source_patterns.index(pattern)
         parts[target].append(Part(order, int(number[1]), stored[name]))
     return parts
+
+
+def gguf_transforms() -> list[WeightConverter]:
+    """What llama.cpp does to all experts alike: gate and up lie in tensors of their own, [E, I, H] each."""
+    return [
+        WeightConverter(
+            [r"\.experts\.gate_proj$", r"\.experts\.up_proj$"],
+            ".experts.gate_up_proj",
+            operations=[Concatenate(dim=1)],
+        )
+    ]
 
 
 def _require_placement(converter: WeightConverter, target: str) -> None:
@@ -122,6 +134,8 @@ def _placement_of(
     operations = converter.operations
     if len(operations) == 1:
         name, facts = type(operations[0]).__name__, vars(operations[0])
+        if name == "Concatenate" and facts["dim"] == 1:
+            return ""
         if name == "Interleave" and facts["dim"] == 1 and not facts["inverse"]:
             return "interleaved"
         if name == "Transpose" and {facts["dim0"], facts["dim1"]} == {1, 2}:

@@ -36,9 +36,13 @@ def split_id(model: str | Path) -> tuple[str, str | None] | None:
     folder = Path(model).expanduser()
     if folder.is_dir() and name:  # pathlib takes an empty name for the current folder
         return None
+    if folder.suffix == ".gguf" and folder.exists():
+        return None
     if folder.is_file():
         raise UsageError(
-            "a model is a folder", allowed="a folder in Hugging Face format", got=f"the file {name}"
+            "a model is a folder or a GGUF file",
+            allowed="a folder in Hugging Face format, or a file that ends in .gguf",
+            got=f"the file {name}",
         )
     if not _ID.fullmatch(name):
         raise UsageError(

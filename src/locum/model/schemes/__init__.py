@@ -9,12 +9,20 @@ from collections.abc import Iterable
 from locum.errors import UnsupportedError
 from locum.model.checkpoint import Checkpoint
 from locum.model.quant import FLOATS
-from locum.model.schemes import awq, fp8, gptq, mxfp4, packed
+from locum.model.schemes import awq, fp8, gguf, gptq, mxfp4, packed
 from locum.model.schemes.base import Declared, Scheme, Stored
 
 __all__ = ["SCHEMES", "Scheme", "Stored", "declared", "stored_tensors", "unreadable"]
 
-SCHEMES: tuple[Scheme, ...] = (packed.SCHEME, awq.SCHEME, gptq.SCHEME, mxfp4.SCHEME, fp8.SCHEME)
+SCHEMES: tuple[Scheme, ...] = (
+    gguf.HALVES,
+    gguf.SCHEME,
+    packed.SCHEME,
+    awq.SCHEME,
+    gptq.SCHEME,
+    mxfp4.SCHEME,
+    fp8.SCHEME,
+)
 
 
 def declared(checkpoint: Checkpoint) -> Declared:
