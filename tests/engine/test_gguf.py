@@ -202,6 +202,35 @@ def test_the_tokenizer_is_transformers_reading(write: Callable[..., Written]) ->
     assert ours.chat_text([{"role": "user", "content": "x"}]) == "<bos>x<eos>"
 
 
+def test_a_sentencepiece_vocabulary(tmp_path: Path) -> None:
+    words = ["\u2581", "h", "e", "l", "o", "he", "ll", "llo", "\u2581he", "hello", "\u2581hello"]
+    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(242)), *words]
+    extra: dict[str, Any] = {
+        "tokenizer.ggml.model": "llama",
+        "tokenizer.ggml.pre": "default",
+        "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.scores": [*[0.0] * 245, *(-float(place) for place in range(len(words)))],
+        "tokenizer.ggml.token_type": [2, 3, 3, *[6] * 242, *[1] * len(words)],
+        "tokenizer.ggml.merges": ["h e", "l l", "ll o", "\u2581 he", "he llo", "\u2581he llo"],
+        "tokenizer.ggml.unknown_token_id": 0,
+        "tokenizer.ggml.add_bos_token": True,
+    }
+    written = write_gguf("mixtral", tmp_path, Kind.Q8_0, extra=extra)
+    theirs = _theirs(written)
+    ours = load_tokenizer(written.path)
+    for text in ("hello he", "hello</s>hell", " o\n"):
+        assert ours.encode(text) == theirs.encode(text)
+        assert ours.decode(ours.encode(text)) == theirs.decode(theirs.encode(text), skip_special_tokens=True)
+    assert ours.encode("hello")[0] == 1  # begins with <s>
+
+
+def _theirs(written: Written) -> Any:
+    """transformers' tokenizer, which reads the vocabulary by way of a config it does not know here."""
+    from transformers import LlamaTokenizer
+
+    return LlamaTokenizer.from_pretrained(written.path.parent, gguf_file=written.path.name)
+
+
 def test_a_file_without_a_chat_template_or_tokenizer(tmp_path: Path) -> None:
     plain = write_gguf("olmoe", tmp_path / "a", Kind.Q8_0, extra={"tokenizer.chat_template": ""})
     with pytest.raises(PromptError):
@@ -209,3 +238,18 @@ def test_a_file_without_a_chat_template_or_tokenizer(tmp_path: Path) -> None:
     bare = write_gguf("olmoe", tmp_path / "b", Kind.Q8_0, extra={"tokenizer.ggml.tokens": 3})
     with pytest.raises(CheckpointError, match="holds no tokenizer"):
         load_tokenizer(bare.path)
+
+
+@pytest.mark.parametrize(
+    ("extra", "match"),
+    [
+        ({"tokenizer.ggml.model": "new"}, "cannot be loaded"),
+        ({"tokenizer.ggml.merges": 7}, "cannot be loaded"),
+        ({"tokenizer.ggml.merges": ["a", "b c d"]}, "cannot be loaded"),
+        ({"tokenizer.ggml.tokens": ["a" * 5000]}, "absurdly long token"),
+    ],
+)
+def test_a_vocabulary_that_makes_no_sense(tmp_path: Path, extra: dict[str, Any], match: str) -> None:
+    written = write_gguf("olmoe", tmp_path, Kind.Q8_0, extra=extra)
+    with pytest.raises(CheckpointError, match=match):
+        load_tokenizer(written.path)

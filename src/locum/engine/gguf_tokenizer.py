@@ -20,6 +20,7 @@ from locum.model.gguf import TextArray, gguf_files, read_gguf_metadata
 _NAMED = "tokenizer.chat_template"
 _SPECIAL = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
 _LONGEST = 1 << 20
+_LONGEST_TOKEN = 1 << 12
 
 
 def gguf_tokenizer(path: Path) -> PreTrainedTokenizerFast | None:
@@ -42,6 +43,10 @@ def gguf_tokenizer(path: Path) -> PreTrainedTokenizerFast | None:
         for group, renames in GGUF_TOKENIZER_MAPPING.items()
     }
     built, options = found["tokenizer"], found["tokenizer_config"]
+    if any(len(token) > _LONGEST_TOKEN for token in built["tokens"]):  # merges are sought in each
+        raise CheckpointError(
+            "an absurdly long token", where=files[0], allowed=f"at most {_LONGEST_TOKEN} characters"
+        )
     options.pop("chat_template", None)  # ours are rendered in `chat`
     if built.get("tokenizer_type") == "llama":
         options.setdefault("add_bos_token", True)
