@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Dynami
 
 import locum
 from helpers_gguf import ARCHITECTURES, Written, write_gguf
-from helpers_laws import Subject, drive, reference, same_bits
+from helpers_laws import Subject, drive, reference, same_bits, swapped
 from locum.backbone.family import read_config
 from locum.engine.tokenizer import load_tokenizer
 from locum.errors import CheckpointError, PromptError
@@ -101,6 +101,13 @@ def test_any_budget_gives_the_same_bits(write: Callable[..., Written], slots: in
 @pytest.mark.parametrize("family", ["deepseek_v2", "deepseek_v3"])
 def test_deepseek_of_before_the_split_of_kv_b(write: Callable[..., Written], family: str) -> None:
     _require_law_b(write(family, Kind.Q8_0, "float32", latent_halves=False), "float32")
+
+
+@pytest.mark.parametrize("kind", [Kind.Q8_0, Kind.BF16])
+def test_experts_that_change_places_change_the_bits(write: Callable[..., Written], kind: Kind) -> None:
+    written = write("qwen2_moe", kind, "float32")
+    subject = _require_law_b(written, "float32")
+    assert not same_bits(swapped(subject).logits, reference(written.meaning).logits)
 
 
 def test_tied_embeddings(write: Callable[..., Written]) -> None:

@@ -254,8 +254,8 @@ def load(
     `model`: a folder in Hugging Face format, a GGUF file, or a hub id. `memory` bounds the whole process
     (`"8GiB"`, bytes, or None for the smaller of the cgroup's limit and the available memory, less 10%).
     Further options: `expert_memory` (the arena alone, a size or a share such as `"25%"`), `context` (tokens
-    to reserve the KV cache for), `dtype` (`auto`, `bf16`, `fp32`), `threads` (a number or `auto`), `eviction`,
-    `prefetch`, `mover`, `prefill_chunk`. `progress` hears what is being done.
+    to reserve the KV cache for), `dtype` (`auto`, `bf16`, `fp32`), `threads` (a number or `auto`),
+    `eviction`, `prefetch`, `mover`, `prefill_chunk`. `progress` hears what is being done.
 
     Raises `ModelError` for a checkpoint that cannot be run, `BudgetError` when the memory is below the
     minimum.
