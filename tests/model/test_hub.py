@@ -300,9 +300,9 @@ def test_neither_folder_nor_id(model: str, tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_a_file_is_no_model(tmp_path: Path) -> None:
-    (tmp_path / "model.gguf").write_bytes(b"GGUF")
+    (tmp_path / "model.bin").write_bytes(b"GGUF")
     with pytest.raises(UsageError, match="a model is a folder"):
-        resolve(tmp_path / "model.gguf")
+        resolve(tmp_path / "model.bin")
 
 
 @pytest.mark.parametrize(

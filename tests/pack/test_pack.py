@@ -16,22 +16,27 @@ import numpy as np
 import pytest
 import torch
 import xxhash
+from gguf import GGMLQuantizationType as Kind
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from helpers_cli import environment
+from helpers_gguf import write_gguf
 from helpers_laws import Subject, reference, same_bits, swapped
 from helpers_models import FAMILIES
 from helpers_quantised import awq, fp8, gpt_oss_twins, gptq, twins
 from locum.backbone.index import expert_index
+from locum.engine.chat import find_templates
+from locum.engine.tokenizer import load_tokenizer
 from locum.errors import CheckpointError, LoadError, LocumError, NumericsError, UsageError
 from locum.model.checkpoint import Checkpoint
 from locum.model.inspect import inspect
 from locum.model.packed import index_digest
 from locum.model.spec import MoESpec
 from locum.pack import PackOptions, pack
+from locum.store.layout import Layout
 
 Packs = Callable[..., Path]
 
@@ -400,7 +405,7 @@ def paths_of(document: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]
 values = st.one_of(st.none(), st.integers(-(2**70), 2**70), st.text(max_size=4), st.just([]), st.just({}))
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data(), forged=st.booleans())
 def test_a_damaged_index_is_never_believed(
     packs: Packs, tmp_path: Path, data: st.DataObject, forged: bool
@@ -421,9 +426,9 @@ def test_a_damaged_index_is_never_believed(
         document["sha256"] = index_digest(document)
     (folder / "index.json").write_text(json.dumps(document))
     try:
-        spec = MoESpec.of(Checkpoint.open(folder))
-        assert spec.experts == (8, 8, 8)
-        Subject(folder).run(4)
+        checkpoint = Checkpoint.open(folder)
+        assert MoESpec.of(checkpoint).experts == (8, 8, 8)
+        Layout(expert_index(checkpoint))
     except LocumError:
         return
     assert forged or same
@@ -440,3 +445,16 @@ def test_a_truncated_file_is_refused(packs: Packs, tmp_path: Path, keep: int) ->
     path.unlink()
     with pytest.raises(CheckpointError, match="no such file"):
         Checkpoint.open(folder)
+
+
+@pytest.mark.parametrize("family", ["qwen3_moe", "mixtral"])
+def test_a_gguf_unfolds(tmp_path: Path, family: str) -> None:
+    # the blocks stay as they are; tokenizer, template and defaults get files of their own
+    written = write_gguf(family, tmp_path, Kind.Q4_0, torch.bfloat16)
+    result = pack(written.path, tmp_path / "packed")
+    assert "gguf" in result.precision
+    got = Subject(tmp_path / "packed", torch.bfloat16).run(4)
+    assert same_bits(got.logits, reference(written.meaning, torch.bfloat16).logits)
+    ours, theirs = load_tokenizer(tmp_path / "packed"), load_tokenizer(written.path)
+    assert ours.encode("the sea 42") == theirs.encode("the sea 42")
+    assert find_templates(tmp_path / "packed") == find_templates(written.path)

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -27,10 +28,15 @@ def read_config(checkpoint: Checkpoint) -> Any:
     Raises `CheckpointError` when transformers refuses it.
     """
     try:
-        config = AutoConfig.from_pretrained(checkpoint.folder, local_files_only=True, trust_remote_code=False)
+        if checkpoint.is_gguf:
+            config = AutoConfig.for_model(**deepcopy(dict(checkpoint.config)))
+        else:
+            config = AutoConfig.from_pretrained(
+                checkpoint.folder, local_files_only=True, trust_remote_code=False
+            )
     except (ValueError, TypeError, KeyError, OSError, AttributeError, StrictDataclassError) as error:
         raise CheckpointError(
-            "transformers cannot read this config", where=checkpoint.folder / "config.json", got=error
+            "transformers cannot read this config", where=checkpoint.config_path, got=error
         ) from error
     for part in (config, config.get_text_config()):
         for key in ("quantization_config", "compression_config"):

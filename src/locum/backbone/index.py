@@ -19,7 +19,7 @@ import transformers
 from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
-from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
+from transformers.core_model_loading import Concatenate, WeightConverter, WeightRenaming, rename_source_key
 
 from locum.backbone.experts import expert_shapes, experts_modules, way_of
 from locum.backbone.family import build_skeleton
@@ -68,7 +68,7 @@ def index_identity(checkpoint: Checkpoint) -> str:
 
 def _build(checkpoint: Checkpoint, identity: str) -> ExpertIndex:
     skeleton = build_skeleton(checkpoint)
-    parts = parts_by_parameter(stored_tensors(checkpoint), skeleton, get_model_conversion_mapping(skeleton))
+    parts = parts_by_parameter(stored_tensors(checkpoint), skeleton, transforms_of(checkpoint, skeleton))
     numbers = {file.name: number for number, file in enumerate(checkpoint.files)}
     layers = tuple(
         place_layer(checkpoint.folder, path, module, parts, numbers)
@@ -145,6 +145,15 @@ def parts_by_parameter(
         _require_placement(converter, target)
         parts[target].append(Part(order, int(number[1]), stored[name]))
     return parts
+
+
+def transforms_of(checkpoint: Checkpoint, skeleton: PreTrainedModel) -> list[Any]:
+    """transformers' conversions from the names in the files, and those that a GGUF needs beside them."""
+    known = list(get_model_conversion_mapping(skeleton))
+    if checkpoint.is_gguf:  # gate and up lie in tensors of their own, [E, I, H] each
+        apart = [r"\.experts\.gate_proj$", r"\.experts\.up_proj$"]
+        known.append(WeightConverter(apart, ".experts.gate_up_proj", operations=[Concatenate(dim=1)]))
+    return known
 
 
 def _require_placement(converter: WeightConverter, target: str) -> None:

@@ -4,28 +4,58 @@ transformers takes a state dict of anything that gives a tensor for `[...]`, and
 has: experts that were taken off are never read.
 """
 
-from collections.abc import Mapping
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import torch
-from safetensors import safe_open
+from numpy.typing import NDArray
 from torch import Tensor
 
+from locum.errors import CheckpointError
 from locum.kernels.forms import maker
 from locum.kernels.stored import torch_dtype
 from locum.model.checkpoint import Checkpoint
-from locum.model.header import TORCH_NAMES
+from locum.model.header import TORCH_NAMES, TensorInfo
 from locum.model.schemes import Stored, stored_tensors
 from locum.store.index import RAW
 
+_ROWS = 16 << 20  # numbers that are made at a time where rows are made apart
+
+
+class TensorSource(Protocol):
+    """Where stored tensors come from."""
+
+    def octets(self, info: TensorInfo) -> NDArray[np.uint8]:
+        """The bytes of a stored tensor, or of a run of one. Memory of the caller's own."""
+
+
+class FolderTensors:
+    """The weight files of a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def octets(self, info: TensorInfo) -> NDArray[np.uint8]:
+        """Read from the file. Raises `CheckpointError` when it has become shorter, `OSError`."""
+        path = self._folder / info.file
+        octets = np.fromfile(path, np.uint8, count=info.length, offset=info.offset)
+        if len(octets) != info.length:
+            raise CheckpointError(
+                "a weight file is truncated", where=path, allowed=f"{info.offset + info.length} bytes"
+            )
+        return octets
+
 
 class LazyTensor:
-    """A tensor of the model that exists once it is indexed with `[...]`."""
+    """A tensor of the model that exists once it is indexed with `[...]`.
 
-    def __init__(self, stored: Stored, names: Mapping[str, str], files: "TensorSource") -> None:
-        self._stored, self._names, self._files = stored, names, files
+    `dtype`: what the model is loaded in. A table of blocks is made and cast a few rows at a time: whole, it
+    would take several times its final memory.
+    """
+
+    def __init__(self, stored: Stored, source: TensorSource, dtype: torch.dtype) -> None:
+        self._stored, self._source, self._wanted = stored, source, dtype
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -48,40 +78,39 @@ class LazyTensor:
 
     def __getitem__(self, everything: Any) -> Tensor:
         assert everything is Ellipsis, "transformers asks for whole tensors"
-        pieces = {
-            role: self._files.tensor(info.file, self._names[role]) for role, info in self._stored.pieces
-        }
-        return maker(self._stored.form)(pieces, self._stored.shape)
+        stored, make = self._stored, maker(self._stored.form)
+        if not _in_rows(stored):
+            pieces = {role: self._read(info) for role, info in stored.pieces}
+            return make(pieces, stored.shape)
+        ((role, info),) = stored.pieces
+        rows, columns = stored.shape
+        made = torch.empty(stored.shape, dtype=self._wanted)
+        step = max(1, _ROWS // columns)
+        for first in range(0, rows, step):
+            count = min(step, rows - first)
+            length = info.length // rows
+            some = info._replace(
+                shape=(count, *info.shape[1:]), offset=info.offset + first * length, length=count * length
+            )
+            made[first : first + count] = make({role: self._read(some)}, (count, columns))
+        return made
+
+    def _read(self, info: TensorInfo) -> Tensor:
+        dtype = torch_dtype(TORCH_NAMES[info.dtype])
+        return torch.from_numpy(self._source.octets(info)).view(dtype).view(info.shape)
 
 
-class TensorSource(Protocol):
-    """Where stored tensors come from."""
-
-    def tensor(self, file: str, name: str) -> Tensor:
-        """The stored tensor `name` of `file`."""
+def _in_rows(stored: Stored) -> bool:
+    """Whether each row is made from a row."""
+    return stored.form.startswith("gguf-") and "+" not in stored.form and len(stored.shape) == 2
 
 
-class _Files:
-    """The weight files, each opened once."""
-
-    def __init__(self, folder: Path) -> None:
-        self._open = lru_cache(None)(lambda file: safe_open(folder / file, framework="pt"))
-
-    def tensor(self, file: str, name: str) -> Tensor:
-        found = self._open(file).get_tensor(name)
-        assert isinstance(found, torch.Tensor)
-        return found
-
-
-def lazy_state(checkpoint: Checkpoint, source: TensorSource | None = None) -> dict[str, LazyTensor]:
+def lazy_state(
+    checkpoint: Checkpoint, dtype: torch.dtype, source: TensorSource | None = None
+) -> dict[str, LazyTensor]:
     """Every tensor of a checkpoint, by the name it would have without quantisation.
 
-    `source` gives the stored ones, if not the files in the checkpoint's folder.
+    `source` gives the stored ones, if not the files in the checkpoint's folder; `dtype` as for `LazyTensor`.
     """
-    files = source or _Files(checkpoint.folder)
-    names = {id(info): name for name, info in checkpoint.tensors.items()}
-
-    def lazy(stored: Stored) -> LazyTensor:
-        return LazyTensor(stored, {role: names[id(info)] for role, info in stored.pieces}, files)
-
-    return {name: lazy(stored) for name, stored in stored_tensors(checkpoint).items()}
+    files = source or FolderTensors(checkpoint.folder)
+    return {name: LazyTensor(stored, files, dtype) for name, stored in stored_tensors(checkpoint).items()}

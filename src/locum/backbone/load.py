@@ -26,7 +26,7 @@ def load_backbone(checkpoint: Checkpoint, dtype: torch.dtype | None = None) -> P
     with quiet_transformers():
         try:
             loaded: Any = cls.from_pretrained(
-                **_source(checkpoint, config),
+                **_source(checkpoint, dtype or config.dtype),
                 config=config,
                 dtype=dtype or "auto",
                 experts_implementation=IMPLEMENTATION,
@@ -50,11 +50,14 @@ def load_backbone(checkpoint: Checkpoint, dtype: torch.dtype | None = None) -> P
     return model
 
 
-def _source(checkpoint: Checkpoint, config: Any) -> dict[str, Any]:
+def _source(checkpoint: Checkpoint, dtype: torch.dtype | None) -> dict[str, Any]:
     """Where transformers finds the weights: the folder, or tensors that we make when it could not read it."""
     if not declared(checkpoint) and checkpoint.packed is None:
         return {"pretrained_model_name_or_path": checkpoint.folder}
-    return {"pretrained_model_name_or_path": None, "state_dict": lazy_state(checkpoint)}
+    return {
+        "pretrained_model_name_or_path": None,
+        "state_dict": lazy_state(checkpoint, dtype or torch.bfloat16),
+    }
 
 
 def own_memory(model: nn.Module) -> None:

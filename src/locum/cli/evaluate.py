@@ -18,7 +18,7 @@ class EvalOptions:
     """What `locum eval` was asked to do; fields are named as the flags."""
 
     model: Annotated[str | None, Parameter(parse=False)] = None
-    """Folder in Hugging Face format or hub id; None: the model that ships with locum."""
+    """Folder in Hugging Face format, GGUF file or hub id; None: the model that ships with locum."""
 
     against: Annotated[str | None, Parameter(group=_WHAT, metavar="MODEL")] = None
     """A reference with the same tokenizer: how far the model is from it (KL divergence), and how often both
@@ -57,7 +57,7 @@ def evaluate(
     Parameters
     ----------
     model
-        A folder in Hugging Face format or a hub id; left out, the model that ships with locum.
+        A folder in Hugging Face format, a GGUF file or a hub id; left out, the model that ships with locum.
     """
     with Output(output_options) as output:
         from locum.model.hub import resolve

@@ -22,7 +22,7 @@ class RunOptions:
     """What `locum run` was asked to do; fields are named as the flags. None: the model's own default."""
 
     model: Annotated[str | None, Parameter(parse=False)] = None
-    """Folder in Hugging Face format or hub id; None: the model that ships with locum."""
+    """Folder in Hugging Face format, GGUF file or hub id; None: the model that ships with locum."""
 
     prompt: Annotated[str | None, Parameter(parse=False)] = None
     """None: chat."""
@@ -111,7 +111,7 @@ def run(
     Parameters
     ----------
     model
-        A folder in Hugging Face format or a hub id; left out, the model that ships with locum.
+        A folder in Hugging Face format, a GGUF file or a hub id; left out, the model that ships with locum.
     prompt
         The text to go on from, or the question for a model with a chat template; left out, chat.
     """

@@ -14,6 +14,7 @@ from jinja2.exceptions import TemplateError
 from locum.engine.chat_meter import METER, ChatLimits, LimitError, Meter, weigh
 from locum.engine.chat_rules import RefusedError
 from locum.engine.chat_sandbox import ChatEnvironment
+from locum.engine.gguf_tokenizer import gguf_templates
 from locum.errors import CheckpointError, PromptError
 from locum.model.checkpoint import read_json
 
@@ -97,12 +98,14 @@ class ChatTemplate:
 
 
 def find_templates(folder: Path) -> dict[str, str]:
-    """The chat templates of a model folder by name; empty when there are none.
+    """The chat templates of a model folder or GGUF by name; empty when there are none.
 
     From chat_template.jinja (named default) and additional_chat_templates/*.jinja; where neither is there,
     from `chat_template` in tokenizer_config.json (a text, or named texts), else in chat_template.json. Raises
     `CheckpointError` for a file that cannot be read or is not what it should be.
     """
+    if (stored := gguf_templates(folder)) is not None:
+        return stored
     found = {path.stem: path for path in sorted((folder / "additional_chat_templates").glob("*.jinja"))}
     if (folder / "chat_template.jinja").is_file():
         found["default"] = folder / "chat_template.jinja"

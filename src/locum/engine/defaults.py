@@ -18,6 +18,7 @@ from locum.engine.sampling import SamplingParams
 from locum.errors import UsageError
 from locum.model.checkpoint import read_json
 from locum.model.config import Reader
+from locum.model.gguf import gguf_files, gguf_generation
 
 FILE = "generation_config.json"
 
@@ -89,13 +90,13 @@ class Defaults:
 def read_defaults(
     folder: Path, *, vocab_size: int | None = None, tokenizer_eos: int | None = None
 ) -> Defaults:
-    """Read the recommendations of a model folder; a missing file recommends nothing.
+    """Read the recommendations of a model folder or a GGUF; a missing file recommends nothing.
 
     End tokens come from the first of generation_config.json, config.json and the tokenizer that names any;
     ids outside 0..vocab_size-1 are left out with a warning. Raises `CheckpointError` for a damaged file.
     """
-    path = folder / FILE
-    file = read_json(path) or {}
+    stored = gguf_files(folder)
+    file = (gguf_generation(stored) if stored else read_json(folder / FILE)) or {}
     warnings: list[str] = []
     values = {}
     for name, field in _TAKEN.items():
@@ -112,7 +113,7 @@ def read_defaults(
     if samples is not None and not isinstance(samples, bool):
         warnings.append(f"{FILE}: do_sample is ignored: expected true or false, got {samples!r}")
     config_path = folder / "config.json"
-    config = read_json(config_path) or {}
+    config = {} if stored else read_json(config_path) or {}
     sources = {
         FILE: file.get("eos_token_id"),
         "config.json": config.get("eos_token_id", Reader(config, config_path).get("eos_token_id")),

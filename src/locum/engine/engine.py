@@ -253,12 +253,12 @@ def load(
 ) -> Engine:
     """Load a model into a memory budget.
 
-    `model`: a folder in Hugging Face format, or a hub id. `memory` bounds the whole process (`"8GiB"`, bytes,
-    or None for the smaller of the cgroup's limit and the available memory, less 10%). Further options:
-    `expert_memory` (the arena alone, a size or a share such as `"25%"`), `context` (tokens to reserve the KV
-    cache for), `dtype` (`auto`, `bf16`, `fp32`), `threads` (a number or `auto`), `eviction`, `prefetch`,
-    `mover`, `verify` (packed folders: `first`, `always`, `never`), `prefill_chunk`. `progress` hears what is
-    being done.
+    `model`: a folder in Hugging Face format, a packed folder, a GGUF file, or a hub id. `memory` bounds the
+    whole process (`"8GiB"`, bytes, or None for the smaller of the cgroup's limit and the available memory,
+    less 10%). Further options: `expert_memory` (the arena alone, a size or a share such as `"25%"`),
+    `context` (tokens to reserve the KV cache for), `dtype` (`auto`, `bf16`, `fp32`), `threads` (a number or
+    `auto`), `eviction`, `prefetch`, `mover`, `verify` (packed folders: `first`, `always`, `never`),
+    `prefill_chunk`. `progress` hears what is being done.
 
     Raises `ModelError` for a checkpoint that cannot be run, `BudgetError` when the memory is below the
     minimum.

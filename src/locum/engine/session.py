@@ -109,11 +109,12 @@ def run(options: Options, screen: Screen) -> None:
 def known_profile(path: Path, screen: Screen) -> MachineProfile:
     """This machine's rates, measured now if they never were: in another process, whose memory is not ours."""
     profile = load_cached(path)
+    folder = path if path.is_dir() else path.parent  # of a GGUF
     if profile is None:
         with screen.working("measuring this machine's disk and memory (once)"):
-            command = [sys.executable, "-m", "locum.machine", str(path)]
+            command = [sys.executable, "-m", "locum.machine", str(folder)]
             subprocess.run(command, check=False, capture_output=True)  # noqa: S603 - our own module
-            profile = load_cached(path) or measure(path)
+            profile = load_cached(path) or measure(folder)
     return profile
 
 

@@ -13,7 +13,9 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 
 from locum.engine.chat import ChatTemplate, find_templates, load_template
 from locum.engine.detokenize import DecodePlan, Detokenizer, plan_decoding
+from locum.engine.gguf_tokenizer import gguf_tokenizer
 from locum.errors import CheckpointError, PromptError, UnsupportedError
+from locum.model.gguf import gguf_files
 
 _FILES = (
     "tokenizer.json",
@@ -137,17 +139,24 @@ def _index(token: Any) -> int:
 
 
 def load_tokenizer(folder: Path, *, vocab_size: int | None = None) -> Tokenizer:
-    """The tokenizer of a model folder.
+    """The tokenizer of a model folder or of a GGUF.
 
     Raises `CheckpointError` when there is none or it is damaged, `UnsupportedError` when it needs Python code
     of its own or is not backed by the `tokenizers` library.
     """
-    if not any((folder / name).is_file() for name in _FILES):
+    stored = bool(gguf_files(folder))
+    if not stored and not any((folder / name).is_file() for name in _FILES):
         raise CheckpointError(
             "there is no tokenizer", where=folder, allowed=f"one of {', '.join(_FILES)}", todo=_INSTEAD
         )
     try:
-        hf = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        hf = (
+            gguf_tokenizer(folder)
+            if stored
+            else AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        )
+    except CheckpointError:
+        raise
     except Exception as error:  # transformers and tokenizers raise all kinds, down to bare Exception
         if "trust_remote_code" in str(error):
             raise UnsupportedError(

@@ -1,4 +1,4 @@
-"""A model folder in Hugging Face format: its config, its weight files and the table of its tensors.
+"""A model folder in Hugging Face format, or a GGUF: its config, weight files and the table of its tensors.
 
 Nothing here reads a weight, loads a pickle or runs code that came with the model.
 """
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from locum.errors import CheckpointError
+from locum.model.gguf import gguf_files, read_gguf
 from locum.model.header import LIMIT, Header, TensorInfo, read_header, unique_keys
 from locum.model.packed import BACKBONE, Packed, read_packed
 
@@ -30,17 +31,17 @@ class ShardFile:
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A model folder, read by `Checkpoint.open`."""
+    """A model's files, read by `Checkpoint.open`."""
 
     folder: Path
     config: Mapping[str, Any]
-    """`config.json` as parsed."""
+    """`config.json` as parsed; of a GGUF, what its metadata says in those words."""
     generation_config: Mapping[str, Any] | None
     """`generation_config.json` as parsed, None where there is none."""
     files: tuple[ShardFile, ...]
     """The weight files in order of name."""
     tensors: Mapping[str, TensorInfo]
-    """Every stored tensor by its name in the files."""
+    """Every stored tensor by its name in the files; of a GGUF, by transformers' name."""
     metadata: Mapping[str, str]
     """`__metadata__` of the weight files, merged in order of file name."""
     packed: Packed | None = None
@@ -48,10 +49,13 @@ class Checkpoint:
 
     @classmethod
     def open(cls, folder: str | Path) -> "Checkpoint":
-        """Read the config and every header of a folder.
+        """Read the config and every header of a folder, of a GGUF file, or of a folder that holds one.
 
-        Raises `CheckpointError` when anything is missing, damaged, or contradicts the index.
+        Raises `CheckpointError` when anything is missing, damaged, or contradicts the index; for a GGUF also
+        what `gguf.read_gguf` raises.
         """
+        if files := gguf_files(Path(folder)):
+            return cls._open_gguf(files)
         small = cls.configured(folder)
         folder = small.folder
         packed = read_packed(folder)
@@ -95,6 +99,28 @@ class Checkpoint:
     ) -> "Checkpoint":
         """This folder with these weights; `known`: further fields."""
         return replace(self, files=files, tensors=tensors, **known)
+
+    @classmethod
+    def _open_gguf(cls, files: list[Path]) -> "Checkpoint":
+        found = read_gguf(files)
+        return cls(
+            folder=files[0].parent,
+            config=found.config,
+            generation_config=found.generation_config,
+            files=tuple(ShardFile(header.file, header.size, header.mtime_ns) for header in found.headers),
+            tensors=found.tensors,
+            metadata={},
+        )
+
+    @property
+    def is_gguf(self) -> bool:
+        """Whether the weights and all else lie in GGUF files."""
+        return bool(self.files) and self.files[0].name.endswith(".gguf")
+
+    @property
+    def config_path(self) -> Path:
+        """The file that the config comes from."""
+        return self.folder / (self.files[0].name if self.is_gguf else "config.json")
 
     @property
     def config_hash(self) -> str:

@@ -13,7 +13,9 @@ from locum.errors import CheckpointError
 from locum.model.config import Reader
 from locum.model.supported import CHECKED, UNSUPPORTED
 
-QUANTIZATIONS: frozenset[str | None] = frozenset({None, "fp8", "mxfp4", "compressed-tensors", "gptq", "awq"})
+QUANTIZATIONS: frozenset[str | None] = frozenset(
+    {None, "fp8", "mxfp4", "compressed-tensors", "gptq", "awq", "gguf"}
+)
 """The quantisations that locum runs, by the names of `quant.quantization_of`."""
 
 

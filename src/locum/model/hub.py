@@ -18,27 +18,31 @@ _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*/[A-Za-z0-9][A-Za-z0-9_.-]*(@[A-Za-
 
 
 def resolve(model: str | Path) -> Path:
-    """The folder of a model: itself when it is one, else the hub id `org/name` or `org/name@revision`.
+    """The folder or GGUF file of a model: itself, or what the hub has as `org/name` or `org/name@revision`.
 
     A hub id is downloaded into the hub's cache, progress and resuming included; only what a checkpoint needs
     is fetched, the weights as the index names them. With `HF_HUB_OFFLINE=1` nothing but the cache is used.
 
-    Raises `UsageError` when it is neither a folder nor an id, `ModelError` when the hub does not have it,
-    does not give it, or cannot be reached and the cache does not have it.
+    Raises `UsageError` when it is neither a folder, a GGUF file nor an id, `ModelError` when the hub does not
+    have it, does not give it, or cannot be reached and the cache does not have it.
     """
     asked = split_id(model)
     return Path(model).expanduser() if asked is None else _download(*asked)
 
 
 def split_id(model: str | Path) -> tuple[str, str | None] | None:
-    """(repository, revision) of a hub id; None when `model` is a folder. Raises `UsageError` for neither."""
+    """(repository, revision) of a hub id; None for a folder or a GGUF file, else raises `UsageError`."""
     name = str(model)
     folder = Path(model).expanduser()
     if folder.is_dir() and name:  # pathlib takes an empty name for the current folder
         return None
+    if folder.suffix == ".gguf" and folder.exists():
+        return None
     if folder.is_file():
         raise UsageError(
-            "a model is a folder", allowed="a folder in Hugging Face format", got=f"the file {name}"
+            "a model is a folder or a GGUF file",
+            allowed="a folder in Hugging Face format, or a file that ends in .gguf",
+            got=f"the file {name}",
         )
     if not _ID.fullmatch(name):
         raise UsageError(

@@ -111,7 +111,7 @@ def inspect(
     tokens = context or min(CONTEXT, spec.context_length)
     fixed = fixed or budget.fixed_parts(spec, context=tokens)
     return Inspection(
-        path=checkpoint.folder,
+        path=Path(path),
         spec=spec,
         config_hash=checkpoint.config_hash,
         files=len(checkpoint.files),

@@ -179,7 +179,7 @@ class MoESpec:
 
 
 def _derive(checkpoint: Checkpoint) -> MoESpec:
-    path = checkpoint.folder / "config.json"
+    path = checkpoint.config_path
     plain = Reader(checkpoint.config, path)
     family = family_of(plain)
     read = Reader(checkpoint.config, path, family.defaults if family else None)

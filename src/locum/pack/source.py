@@ -5,13 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
 from locum.backbone.lazy import TensorSource
-from locum.kernels.stored import torch_dtype
 from locum.model.checkpoint import Checkpoint
-from locum.model.header import TORCH_NAMES
+from locum.model.header import TensorInfo
 from locum.store.files import Files
 from locum.store.index import ExpertIndex
 from locum.synth.virtual import VirtualFiles
@@ -54,17 +53,13 @@ def virtual_source(files: VirtualFiles, folder: Path, name: str) -> Source:
 
 
 class VirtualTensors:
-    """Whole tensors of a plan."""
+    """The tensors of a plan."""
 
     def __init__(self, files: VirtualFiles) -> None:
         self._files = files
 
-    def tensor(self, file: str, name: str) -> Tensor:
-        """The tensor `name`."""
-        info = self._files.tensors[name]
-        data = bytearray(info.length)
-        at = 0
-        for piece in self._files.pieces(name):
-            data[at : at + len(piece)] = piece.data
-            at += len(piece)
-        return torch.frombuffer(data, dtype=torch_dtype(TORCH_NAMES[info.dtype])).view(info.shape)
+    def octets(self, info: TensorInfo) -> NDArray[np.uint8]:
+        """Made, not read."""
+        data = np.empty(info.length, np.uint8)
+        self._files.read(self._files.names.index(info.file), memoryview(data.data), info.offset, info.length)
+        return data

@@ -3,22 +3,26 @@
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
+from copy import deepcopy
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import torch
 import xxhash
 from transformers import PreTrainedModel
-from transformers.conversion_mapping import get_model_conversion_mapping
 
 from locum.backbone.experts import experts_modules
 from locum.backbone.family import build_skeleton
-from locum.backbone.index import expert_index, parts_by_parameter
+from locum.backbone.index import expert_index, parts_by_parameter, transforms_of
 from locum.backbone.lazy import LazyTensor, lazy_state
+from locum.engine.chat import find_templates
+from locum.engine.tokenizer import load_tokenizer
 from locum.errors import UsageError
-from locum.files import new_folder, settle, write_json
+from locum.files import new_folder, settle, write_json, write_text
 from locum.kernels.stored import torch_dtype
+from locum.model.checkpoint import Checkpoint
 from locum.model.image import RAW, TensorView
 from locum.model.names import is_ignored, layer_of
 from locum.model.packed import BACKBONE, INDEX, PAGE, SCHEMA, index_digest
@@ -201,7 +205,7 @@ class _Job:
         }
 
     def _backbone(self) -> BackboneWriter:
-        state = dict(_backbone_state(self.origin, self.skeleton, self.spec))
+        state = dict(_backbone_state(self.origin, self.skeleton, self.spec, self.dtype))
         linear = linear_names(self.skeleton, iter(state))
         return BackboneWriter(state, linear, self.backbone_precision, self.options.group, self.dtype)
 
@@ -210,22 +214,16 @@ class _Job:
         self.backbone.write(path, self._tell)
 
     def write_config(self, folder: Path) -> None:
-        """The config, without quantisation, and every small file beside it."""
-        source = self.checkpoint.folder
-        for path in sorted(source.iterdir()):
-            weights = path.name.endswith(".index.json") or path.name == INDEX
-            if (
-                path.is_file()
-                and path.suffix in _COPIED
-                and not weights
-                and path.stat().st_size < _SMALL_FILES // 4
-            ):
-                shutil.copyfile(path, folder / path.name)
-        config = {k: v for k, v in self.checkpoint.config.items() if k != "torch_dtype"}
-        text = config.get("text_config")
-        for part in (config, text if isinstance(text, dict) else {}):
-            for key in ("quantization_config", "compression_config"):
-                part.pop(key, None)
+        """The config, without quantisation, the tokenizer, and every small file beside them."""
+        if self.checkpoint.is_gguf:
+            _unfold(self.checkpoint, folder)
+        else:
+            _copy_small_files(self.checkpoint.folder, folder)
+        config = deepcopy(dict(self.checkpoint.config))
+        for part in (config, config.get("text_config")):
+            for key in ("quantization_config", "compression_config", "torch_dtype"):
+                if isinstance(part, dict):
+                    part.pop(key, None)
         config["dtype"] = str(self.dtype).removeprefix("torch.")
         write_json(folder / "config.json", config, indent=2)
 
@@ -248,6 +246,28 @@ class _Job:
     def _tell(self, count: int) -> None:
         self.done += count
         self._progress(self.done, self.total)
+
+
+def _copy_small_files(source: Path, folder: Path) -> None:
+    for path in sorted(source.iterdir()):
+        weights = path.name.endswith(".index.json") or path.name == INDEX
+        small = path.is_file() and path.stat().st_size < _SMALL_FILES // 4
+        if small and path.suffix in _COPIED and not weights:
+            shutil.copyfile(path, folder / path.name)
+
+
+def _unfold(checkpoint: Checkpoint, folder: Path) -> None:
+    """The files that a GGUF holds in its metadata."""
+    path = checkpoint.config_path
+    load_tokenizer(path).hf.save_pretrained(folder)
+    templates = find_templates(path)
+    if templates:
+        (folder / "additional_chat_templates").mkdir()
+    for name, text in templates.items():
+        file = "chat_template.jinja" if name == "default" else f"additional_chat_templates/{name}.jinja"
+        write_text(folder / file, text)
+    if checkpoint.generation_config is not None:
+        write_json(folder / "generation_config.json", checkpoint.generation_config, indent=2)
 
 
 class _ExpertFiles:
@@ -297,15 +317,15 @@ def _read(index: ExpertIndex, layer: LayerIndex, expert: int, reader: Reader) ->
 
 
 def _backbone_state(
-    origin: Source, skeleton: PreTrainedModel, spec: MoESpec
+    origin: Source, skeleton: PreTrainedModel, spec: MoESpec, dtype: torch.dtype
 ) -> Iterator[tuple[str, LazyTensor]]:
     """What is neither a routed expert nor left in the files by transformers."""
     checkpoint = origin.checkpoint
     stored = {} if checkpoint.packed else stored_tensors(checkpoint)
-    parts = parts_by_parameter(stored, skeleton, get_model_conversion_mapping(skeleton))
+    parts = parts_by_parameter(stored, skeleton, transforms_of(checkpoint, skeleton))
     routed = {part.stored.name for found in parts.values() for part in found}
     stack = (layer_of(spec.moe[0].module + ".") or ("", 0))[0]
-    for name, tensor in lazy_state(checkpoint, origin.tensors).items():
+    for name, tensor in lazy_state(checkpoint, dtype, origin.tensors).items():
         if name not in routed and not is_ignored(name, spec.layers, stack):
             yield name, tensor
 

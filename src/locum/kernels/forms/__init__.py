@@ -1,7 +1,7 @@
 """Forms in which weights are stored that are not how they are multiplied: put right at each use.
 
 A form's name is a method and its numbers (`packed-4`, `fp8-128x128`), followed by what has to be moved to its
-place afterwards (`mxfp4+transposed`). `raw` is none at all.
+place afterwards (`mxfp4+transposed`, `raw+interleaved-4`). `raw` is none at all.
 """
 
 from collections.abc import Callable, Mapping
@@ -26,6 +26,8 @@ _METHODS = {
     "awq": "awq",
     "int8": "grouped",
     "int4": "grouped",
+    "gguf": "gguf",
+    "gguf_latent": "gguf",
 }
 """Method to the file that knows it, imported only when asked for."""
 
@@ -34,7 +36,7 @@ def maker(form: str) -> Make:
     """The function that makes a matrix of this form. Raises `UnsupportedError` for one that is not known."""
     name, *placements = form.split("+")
     method, _, numbers = name.partition("-")
-    if method not in _METHODS or not set(placements) <= PLACEMENTS.keys():
+    if method not in _METHODS or not {name.partition("-")[0] for name in placements} <= PLACEMENTS.keys():
         raise UnsupportedError(
             "weights are stored in a form that is not known", allowed=", ".join(_METHODS), got=form
         )
@@ -45,10 +47,11 @@ def maker(form: str) -> Make:
 
 
 def _then(make: Make, placement: str) -> Make:
-    move: Callable[[Tensor], Tensor] = PLACEMENTS[placement]
+    name, _, number = placement.partition("-")
+    move: Callable[[Tensor, int], Tensor] = PLACEMENTS[name]
 
     def made(pieces: Mapping[str, Tensor], shape: tuple[int, ...]) -> Tensor:
-        return move(make(pieces, placed_shape(placement, shape)))
+        return move(make(pieces, placed_shape(placement, shape)), int(number or 1))
 
     return made
 

@@ -19,18 +19,19 @@ def _stored(pieces: Mapping[str, Tensor], shape: tuple[int, ...]) -> Tensor:
     return pieces["weight"]
 
 
-def _interleaved(stored_2IH: Tensor) -> Tensor:
-    """Rows of gate and up by turns: first all of gate, then all of up."""
-    rows = stored_2IH.shape[0] // 2
-    return stored_2IH.view(rows, 2, -1).transpose(0, 1).reshape(stored_2IH.shape)
+def _interleaved(stored_2IH: Tensor, parts: int) -> Tensor:
+    """Rows of gate and up by turns: first all of gate, then all of up. So in each of `parts` runs of rows."""
+    rows = stored_2IH.shape[0] // 2 // parts
+    return stored_2IH.view(parts, rows, 2, -1).transpose(1, 2).reshape(stored_2IH.shape)
 
 
-def _transposed(stored_HO: Tensor) -> Tensor:
+def _transposed(stored_HO: Tensor, parts: int) -> Tensor:
     return stored_HO.transpose(-1, -2).contiguous()
 
 
-PLACEMENTS: dict[str, Callable[[Tensor], Tensor]] = {
+PLACEMENTS: dict[str, Callable[[Tensor, int], Tensor]] = {
     "interleaved": _interleaved,
     "transposed": _transposed,
 }
-"""By name, from the tensor as stored to the one that transformers would have loaded."""
+"""By name, from the tensor as stored and the number after the name (1 where there is none) to the tensor that
+transformers would have loaded."""

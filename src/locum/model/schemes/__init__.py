@@ -9,12 +9,14 @@ from collections.abc import Iterable
 from locum.errors import UnsupportedError
 from locum.model.checkpoint import Checkpoint
 from locum.model.quant import FLOATS
-from locum.model.schemes import awq, fp8, gptq, grouped, mxfp4, packed
+from locum.model.schemes import awq, fp8, gguf, gptq, grouped, mxfp4, packed
 from locum.model.schemes.base import Declared, Scheme, Stored
 
 __all__ = ["SCHEMES", "Scheme", "Stored", "declared", "stored_tensors", "unreadable"]
 
 SCHEMES: tuple[Scheme, ...] = (
+    gguf.HALVES,
+    gguf.SCHEME,
     grouped.SCHEME,
     packed.SCHEME,
     awq.SCHEME,
