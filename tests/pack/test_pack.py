@@ -35,8 +35,11 @@ from locum.model.checkpoint import Checkpoint
 from locum.model.inspect import inspect
 from locum.model.packed import index_digest
 from locum.model.spec import MoESpec
-from locum.pack import PackOptions, pack
+from locum.pack import PackOptions, pack, planned_source
 from locum.store.layout import Layout
+from locum.synth.plan import plan_checkpoint
+from locum.synth.shapes import shape
+from locum.synth.writer import write_plan
 
 Packs = Callable[..., Path]
 
@@ -307,7 +310,7 @@ def test_interrupted_or_out_of_space_leaves_nothing(
         calls.append(args)
         raise error
 
-    monkeypatch.setattr(writer._Job, f"write_{moment}", fail)
+    monkeypatch.setattr(writer.Packing, f"write_{moment}", fail)
     wanted = KeyboardInterrupt if isinstance(error, KeyboardInterrupt) else LocumError
     with pytest.raises(wanted, match="disk is full" if wanted is LocumError else None):
         pack(checkpoints("olmoe", "bfloat16"), tmp_path / "packed")
@@ -458,3 +461,60 @@ def test_a_gguf_unfolds(tmp_path: Path, family: str) -> None:
     ours, theirs = load_tokenizer(tmp_path / "packed"), load_tokenizer(written.path)
     assert ours.encode("the sea 42") == theirs.encode("the sea 42")
     assert find_templates(tmp_path / "packed") == find_templates(written.path)
+
+
+@pytest.mark.parametrize("locality", [None, 1.0])
+def test_a_plan_packs_to_the_bytes_of_its_checkpoint(tmp_path: Path, locality: float | None) -> None:
+    plan = plan_checkpoint(shape("tiny-olmoe"), layers=2, locality=locality)
+    write_plan(plan, tmp_path / "model", seed=3)
+    options = PackOptions(experts="int4", backbone="int8")
+    pack(tmp_path / "model", tmp_path / "read", options)
+    with planned_source(plan, 3, "model") as source:
+        pack(source, tmp_path / "planned", options)
+    names = sorted(path.name for path in (tmp_path / "read").iterdir())
+    assert names == sorted(path.name for path in (tmp_path / "planned").iterdir())
+    for name in names:
+        assert (tmp_path / "planned" / name).read_bytes() == (tmp_path / "read" / name).read_bytes(), name
+    with planned_source(plan, 4, "model") as source:
+        pack(source, tmp_path / "other", options)
+    one, other = (tmp_path / name / "experts-00000.bin" for name in ("planned", "other"))
+    assert one.read_bytes() != other.read_bytes()
+
+
+def test_small_integers_stay_close_and_more_bits_closer(tmp_path: Path) -> None:
+    # against the plain checkpoint of the same seed; another seed is what "not close" looks like
+    plan = plan_checkpoint(shape("tiny-qwen3"), layers=2)
+    write_plan(plan, tmp_path / "model", seed=3)
+    plain = Subject(tmp_path / "model").run(1000).logits[0].float().log_softmax(-1)
+
+    def distance(bits: str, seed: int) -> float:
+        with planned_source(plan, seed, "model") as source:
+            pack(source, tmp_path / f"{bits}-{seed}", PackOptions(experts=bits))
+        got = Subject(tmp_path / f"{bits}-{seed}").run(1000).logits[0].float().log_softmax(-1)
+        return float((plain.exp() * (plain - got)).sum(-1).mean())
+
+    eight, four, other = distance("int8", 3), distance("int4", 3), distance("int8", 4)
+    assert distance("bf16", 3) == 0.0
+    assert eight < 0.1 * four
+    assert four < 0.2 * other
+
+
+@pytest.mark.parametrize("kind", [pytest.param("bf16", marks=pytest.mark.check), "int4"])
+def test_packing_a_plan_takes_little_memory(tmp_path: Path, kind: str) -> None:
+    # experts of 88 MB and a table of 131 MB, 1.3 GB in all, in a process that may take less than 2 GiB
+    code = (
+        "import sys\nfrom pathlib import Path\n"
+        "from locum.synth.shapes import shape\nfrom locum.synth.plan import plan_checkpoint\n"
+        "from locum.pack import PackOptions, pack, planned_source\n"
+        "plan = plan_checkpoint(shape('mixtral-8x7b', num_local_experts=3), layers=1)\n"
+        "with planned_source(plan, 0, 'm') as source:\n"
+        "    pack(source, Path(sys.argv[1]), PackOptions(experts=sys.argv[2]))\n"
+        "text = Path('/proc/self/status').read_text()\n"
+        "print(next(line.split()[1] for line in text.splitlines() if line.startswith('VmHWM')))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "packed"), kind],
+        capture_output=True, text=True, check=True, env=environment(),
+    )  # fmt: skip
+    shutil.rmtree(tmp_path / "packed")
+    assert int(done.stdout) * 1024 < 2 << 30

@@ -4,6 +4,7 @@ transformers takes a state dict of anything that gives a tensor for `[...]`, and
 has: experts that were taken off are never read.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -94,6 +95,15 @@ class LazyTensor:
             )
             made[first : first + count] = make({role: self._read(some)}, (count, columns))
         return made
+
+    def runs(self, length: int) -> Iterator[NDArray[np.uint8]]:
+        """The bytes of a tensor that is only read, in runs of at most `length`."""
+        assert not self.made, "what is made has no bytes in the file"
+        info = self._stored.pieces[0][1]
+        for start in range(0, info.length, length):
+            yield self._source.octets(
+                info._replace(offset=info.offset + start, length=min(length, info.length - start))
+            )
 
     def _read(self, info: TensorInfo) -> Tensor:
         dtype = torch_dtype(TORCH_NAMES[info.dtype])

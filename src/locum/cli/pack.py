@@ -48,17 +48,15 @@ def pack(model: str, /, *, options: PackFlags, output_options: OutputOptions = D
         from locum.model.hub import resolve
 
         folder = resolve(model)
-        from locum.pack.writer import PackOptions, measure
-        from locum.pack.writer import pack as write
+        from locum.pack import Packing, PackOptions
 
         asked = PackOptions(experts=options.bits, backbone=options.backbone, group=options.group)
         with output.working(f"looking at {folder.name}"):
-            size = measure(folder, asked)
-        output.note(
-            f"{format_bytes(size)} will be written to {options.output}; more is not needed at any time"
-        )
-        with output.counting("packing", size) as heard:
-            packed = write(folder, options.output, asked, progress=lambda done, _: heard(done))
+            packing = Packing(folder, asked)
+        size = format_bytes(packing.total)
+        output.note(f"{size} will be written to {options.output}; more is not needed at any time")
+        with output.counting("packing", packing.total) as heard:
+            packed = packing.write(options.output, lambda done, _: heard(done))
         output.result(
             {
                 "path": str(packed.path), "bytes": packed.bytes, "expert_bytes": packed.expert_bytes,

@@ -12,7 +12,7 @@ from locum.units import format_bytes, format_seconds
 
 if TYPE_CHECKING:
     from locum.synth.names import Config
-    from locum.synth.plan import Outline
+    from locum.synth.plan import Outline, Plan
 
 _WHAT = Group("What is written", sort_key=5)
 
@@ -35,6 +35,10 @@ class SynthOptions:
     dtype: Annotated[Literal["bf16", "fp32"], Parameter(group=_WHAT)] = "bf16"
     """Number format of the weights."""
 
+    bits: Annotated[Literal["bf16", "fp16", "fp32", "int8", "int4"] | None, Parameter(group=_WHAT)] = None
+    """Write a packed folder instead, the experts in this precision: what `locum pack --bits` would make of
+    the checkpoint, which is not written on the way."""
+
     seed: Annotated[int, number(_WHAT, "N", gte=0, lt=1 << 63)] = 0
     """Start of the random numbers: the same seed writes the same bytes."""
 
@@ -50,6 +54,36 @@ def _outlined(shape: str) -> tuple["Config", "Outline"]:
     from locum.backbone.outline import completed, outline
 
     return completed(config), outline
+
+
+def _say_size(size: int, options: SynthOptions, output: Output) -> None:
+    output.note(f"{format_bytes(size)} will be written to {options.output}; more is not needed at any time")
+
+
+def _packed(plan: "Plan", options: SynthOptions, shape: str, output: Output) -> None:
+    """Write the plan as a packed folder."""
+    from locum.pack import Packing, PackOptions, planned_source
+
+    assert options.bits is not None
+    name = f"synth {shape}, seed {options.seed}"
+    with planned_source(plan, options.seed, name) as source:
+        with output.working("planning"):
+            packing = Packing(source, PackOptions(experts=options.bits))
+        _say_size(packing.total, options, output)
+        with output.counting("writing", packing.total) as heard:
+            packed = packing.write(options.output, lambda done, _: heard(done))
+    output.result(
+        {
+            "path": str(packed.path), "bytes": packed.bytes, "expert_bytes": packed.expert_bytes,
+            "parameters": plan.parameters, "precision": packed.precision, "seconds": packed.seconds,
+        }
+    )  # fmt: skip
+    rows = [
+        ("parameters", f"{plan.parameters:,}"),
+        ("experts", f"{packed.experts:,} in {packed.precision}, {format_bytes(packed.expert_bytes)}"),
+        ("in all", f"{format_bytes(packed.bytes)}, in {format_seconds(packed.seconds)}"),
+    ]
+    output.report(rows, str(packed.path))
 
 
 def synth(shape: str, /, *, options: SynthOptions, output_options: OutputOptions = DEFAULT) -> None:
@@ -69,9 +103,10 @@ def synth(shape: str, /, *, options: SynthOptions, output_options: OutputOptions
         plan = plan_checkpoint(
             config, layers=options.layers, dtype=options.dtype, locality=options.locality, outline=outline
         )
-        output.note(
-            f"{format_bytes(plan.bytes)} will be written to {options.output}; more is not needed at any time"
-        )
+        if options.bits is not None:
+            _packed(plan, options, shape, output)
+            return
+        _say_size(plan.bytes, options, output)
         with output.counting("writing", plan.bytes) as heard:
             written = write_plan(
                 plan, options.output, seed=options.seed, progress=lambda done, _: heard(done)

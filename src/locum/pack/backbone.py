@@ -13,6 +13,7 @@ from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
 from locum.backbone.lazy import LazyTensor
+from locum.files import settle
 from locum.kernels.quantise import group_size, quantise
 from locum.pack.images import BITS, FLOATS
 
@@ -22,6 +23,7 @@ _CODES = {
     torch.bool: "BOOL",
 }  # fmt: skip
 Report = Callable[[int], None]
+_RUN_BYTES = 64 << 20  # of a tensor that is copied as it is
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,13 +64,16 @@ def linear_names(skeleton: PreTrainedModel, names: Iterator[str]) -> set[str]:
 
 
 class BackboneWriter:
-    """Writes the tensors `state` in `precision`; those in `linear` are quantised where that is asked for."""
+    """Writes the tensors `state` in `precision`; those in `linear` are quantised where that is asked for.
+
+    `main`: the dtype that the model computes in.
+    """
 
     def __init__(
-        self, state: dict[str, LazyTensor], linear: set[str], precision: str, group: int, dtype: torch.dtype
+        self, state: dict[str, LazyTensor], linear: set[str], precision: str, group: int, main: torch.dtype
     ) -> None:
         self._state, self._linear, self._precision = state, linear, precision
-        self._group, self._dtype = group, dtype
+        self._group, self._main = group, main
         self.plan = {name: list(self._planned(name)) for name in sorted(state)}
 
     @property
@@ -97,19 +102,25 @@ class BackboneWriter:
         """The dtype in the new file of a tensor that is not quantised there."""
         if not stored.is_floating_point:
             return stored
-        if self._precision in FLOATS:
-            return FLOATS[self._precision]
-        return self._dtype if made else stored
+        if self._precision in FLOATS and (made or stored == self._main):
+            return FLOATS[self._precision]  # what is kept in another dtype than the rest has its reasons
+        return self._main if made else stored
 
     def write(self, path: Path, report: Report) -> None:
         """Write the file. Raises `OSError`, and `CheckpointError` for pieces that do not fit."""
         with path.open("wb") as out:
             out.write(self._header())
             for name, plans in self.plan.items():
+                if not self._state[name].made and plans[0].dtype == self._state[name].dtype:
+                    for run in self._state[name].runs(_RUN_BYTES):
+                        out.write(run.data)
+                        report(len(run))
+                    continue
                 for planned, tensor in zip(plans, self._tensors(name), strict=True):
                     assert tuple(tensor.shape) == planned.shape, name
                     _write(out, tensor.to(planned.dtype))
                     report(planned.length)
+            settle(out)
 
     def _tensors(self, name: str) -> list[Tensor]:
         tensor = self._state[name][...]

@@ -25,7 +25,7 @@ STORED = "stored"
 class Image(NamedTuple):
     """What an expert becomes: its bytes, and where its parameters lie in them."""
 
-    data: bytes
+    data: memoryview
     tensors: tuple[TensorView, ...]
 
 
@@ -62,7 +62,7 @@ def convert(layer: LayerIndex, expert: int, image: memoryview, target: Target) -
 
 def _regrouped(layer: LayerIndex, image: memoryview) -> Image:
     """The same pieces: what is used in place at multiples of 64 bytes, the rest as it was."""
-    return Image(bytes(image[: layer.image_bytes]), layer.tensors)
+    return Image(image[: layer.image_bytes], layer.tensors)
 
 
 def _made(view: TensorView, image: memoryview, precision: str) -> Tensor:
@@ -90,15 +90,17 @@ def _coded(view: TensorView, weight: Tensor, target: Target) -> tuple[TensorView
 
 
 def _laid_out(parts: Mapping[str, tuple[TensorView, dict[str, Tensor]]]) -> Image:
-    data = bytearray()
-    views = []
+    views, runs, at = [], [], 0
     for view, pieces in parts.values():
         placed = []
         for role, tensor in pieces.items():
-            data += bytes(-len(data) % ALIGN)
+            at = -(-at // ALIGN) * ALIGN
             dtype = str(tensor.dtype).removeprefix("torch.")
-            placed.append(Piece(role, dtype, tuple(tensor.shape), len(data)))
-            data += tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes()
-        matrix = replace(view.matrices[0], pieces=tuple(placed))
-        views.append(replace(view, matrices=(matrix,)))
-    return Image(bytes(data), tuple(views))
+            placed.append(Piece(role, dtype, tuple(tensor.shape), at))
+            runs.append((at, tensor))
+            at += tensor.nbytes
+        views.append(replace(view, matrices=(replace(view.matrices[0], pieces=tuple(placed)),)))
+    data = memoryview(bytearray(at))
+    for start, tensor in runs:
+        data[start : start + tensor.nbytes] = tensor.contiguous().view(-1).view(torch.uint8).numpy().data
+    return Image(data, tuple(views))

@@ -1,8 +1,10 @@
 """Where the weights that are packed come from: a model folder, or a plan that was never written."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Protocol
 
 import numpy as np
@@ -13,7 +15,9 @@ from locum.model.checkpoint import Checkpoint
 from locum.model.header import TensorInfo
 from locum.store.files import Files
 from locum.store.index import ExpertIndex
+from locum.synth.plan import Plan
 from locum.synth.virtual import VirtualFiles
+from locum.synth.writer import write_small
 
 
 class Reader(Protocol):
@@ -47,9 +51,17 @@ def folder_source(model: Path) -> Source:
     return Source(checkpoint, lambda index: Files(index.files, direct=False), name=name)
 
 
-def virtual_source(files: VirtualFiles, folder: Path, name: str) -> Source:
-    """A planned checkpoint, whose config and tokenizer are in `folder`."""
-    return Source(files.checkpoint(folder), lambda index: files, VirtualTensors(files), name)
+@contextmanager
+def planned_source(plan: Plan, seed: int, name: str) -> Iterator[Source]:
+    """A checkpoint that is planned and never written; `name` is what the packed folder calls it.
+
+    Raises `CheckpointError` for a config without a vocabulary.
+    """
+    files = VirtualFiles(plan, seed)
+    with TemporaryDirectory(prefix="locum-") as small:  # only config and tokenizer
+        folder = Path(small)
+        write_small(folder, plan)
+        yield Source(files.checkpoint(folder), lambda index: files, VirtualTensors(files), name)
 
 
 class VirtualTensors:

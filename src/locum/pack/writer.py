@@ -7,7 +7,7 @@ from copy import deepcopy
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import xxhash
@@ -28,7 +28,7 @@ from locum.model.names import is_ignored, layer_of
 from locum.model.packed import BACKBONE, INDEX, PAGE, SCHEMA, index_digest
 from locum.model.schemes import stored_tensors
 from locum.model.spec import MoESpec
-from locum.pack.backbone import BackboneWriter, linear_names
+from locum.pack.backbone import BackboneWriter, Report, linear_names
 from locum.pack.images import BITS, FLOATS, STORED, Image, Target, convert
 from locum.pack.source import Reader, Source, folder_source
 from locum.store.index import ExpertIndex, LayerIndex
@@ -72,40 +72,8 @@ class PackResult:
 def pack(
     model: Path | Source, target: Path, options: PackOptions | None = None, progress: Progress | None = None
 ) -> PackResult:
-    """Pack the checkpoint `model`, a folder or a source, into the folder `target`, which must not exist.
-
-    `progress(done, total)` is called in bytes. Everything is written beside `target` and renamed at the end.
-    Raises the `ModelError`s of a checkpoint that locum does not run, `NumericsError` for weights that are no
-    numbers, `UsageError` for bad options, `LocumError` when the disk is too full.
-    """
-    started, options = time.monotonic(), options or PackOptions()
-    job = _Job(_source(model), _checked(options), progress or (lambda done, total: None))
-    with new_folder(target, job.total + _SMALL_FILES) as folder:
-        layers, files = job.write_experts(folder)
-        job.write_backbone(folder / BACKBONE)
-        job.write_config(folder)
-        write_json(folder / INDEX, job.index(layers, files))  # last: without it nothing loads
-    return PackResult(
-        path=target,
-        bytes=job.total,
-        expert_bytes=job.expert_bytes,
-        experts=sum(len(layer.experts) for layer in job.source.layers),
-        precision=job.precision,
-        backbone=job.backbone_precision,
-        seconds=time.monotonic() - started,
-    )
-
-
-def measure(model: Path | Source, options: PackOptions) -> int:
-    """Bytes that `pack` would write, which is also the most it takes at any time (but for some megabytes).
-
-    Raises as `pack` does.
-    """
-    return _Job(_source(model), _checked(options), lambda done, total: None).total
-
-
-def _source(model: Path | Source) -> Source:
-    return model if isinstance(model, Source) else folder_source(model)
+    """Pack the checkpoint `model`, a folder or a source, into the folder `target`: see `Packing`."""
+    return Packing(model, options).write(target, progress)
 
 
 def _checked(options: PackOptions) -> PackOptions:
@@ -120,11 +88,25 @@ def _checked(options: PackOptions) -> PackOptions:
     return options
 
 
-class _Job:
-    """One checkpoint on its way."""
+class ImageShape(NamedTuple):
+    """An image but for its bytes: how many, and where the parameters lie in them."""
 
-    def __init__(self, origin: Source, options: PackOptions, progress: Progress) -> None:
-        self.origin, self.options, self._progress = origin, options, progress
+    length: int
+    tensors: tuple[TensorView, ...]
+
+
+class Packing:
+    """One checkpoint on its way to a packed folder.
+
+    `total`: bytes that `write` will write, which is also the most it takes at any time (but for some
+    megabytes). Raises the `ModelError`s of a checkpoint that locum does not run, `UsageError` for bad
+    options.
+    """
+
+    def __init__(self, model: Path | Source, options: PackOptions | None = None) -> None:
+        origin = model if isinstance(model, Source) else folder_source(model)
+        self.origin, self.options = origin, _checked(options or PackOptions())
+        options = self.options
         self.checkpoint = checkpoint = origin.checkpoint
         self.spec = MoESpec.of(checkpoint).require_runnable()
         self.source = expert_index(checkpoint)
@@ -132,16 +114,44 @@ class _Job:
         self.dtype = FLOATS.get(options.experts, torch_dtype(self.spec.dtype))
         _, module = next(experts_modules(self.skeleton))
         self.target = Target(options.experts, options.group, bool(module.is_transposed))
-        self.images = self._images()
+        self.images = self._shapes()
         self.expert_bytes = sum(
-            len(layer.experts) * _padded(len(image.data))
+            len(layer.experts) * _padded(image.length)
             for layer, image in zip(self.source.layers, self.images, strict=True)
         )
         follows = options.experts if options.experts in FLOATS else STORED
         self.backbone_precision = options.backbone or follows
         self.backbone = self._backbone()
         self.total = self.expert_bytes + self.backbone.length
-        self.done = 0
+
+    def write(self, target: Path, progress: Progress | None = None) -> PackResult:
+        """Write the folder `target`, which must not exist. `progress(done, total)` is called in bytes.
+
+        Everything is written beside `target` and renamed at the end. Raises `NumericsError` for weights that
+        are no numbers, `UsageError` when the folder exists, `LocumError` when the disk is too full.
+        """
+        started, done = time.monotonic(), 0
+
+        def tell(count: int) -> None:
+            nonlocal done
+            done += count
+            if progress is not None:
+                progress(done, self.total)
+
+        with new_folder(target, self.total + _SMALL_FILES) as folder:
+            layers, files = self.write_experts(folder, tell)
+            self.write_backbone(folder / BACKBONE, tell)
+            self.write_config(folder)
+            write_json(folder / INDEX, self.index(layers, files))  # last: without it nothing loads
+        return PackResult(
+            path=target,
+            bytes=self.total,
+            expert_bytes=self.expert_bytes,
+            experts=sum(len(layer.experts) for layer in self.source.layers),
+            precision=self.precision,
+            backbone=self.backbone_precision,
+            seconds=time.monotonic() - started,
+        )
 
     @property
     def precision(self) -> str:
@@ -157,49 +167,45 @@ class _Job:
         dtypes = {piece.dtype for view in self.images[0].tensors for m in view.matrices for piece in m.pieces}
         return ", ".join(sorted(_NAMES.get(dtype, dtype) for dtype in dtypes))
 
-    def _images(self) -> list[Image]:
-        """An image of each layer's kind, made from nothing: it tells sizes and places."""
-        known: dict[tuple[int, tuple[TensorView, ...]], Image] = {}
-        found = []
+    def _shapes(self) -> list[ImageShape]:
+        """What each layer's images will be, by way of one made from nothing."""
+        known: dict[tuple[int, tuple[TensorView, ...]], ImageShape] = {}
         for layer in self.source.layers:
             kind = layer.image_bytes, layer.tensors
             if kind not in known:
-                known[kind] = self._convert(layer, 0, memoryview(bytearray(layer.image_bytes)))
-            found.append(known[kind])
-        return found
+                image = self._convert(layer, 0, memoryview(bytearray(layer.image_bytes)))
+                known[kind] = ImageShape(len(image.data), image.tensors)
+        return [known[layer.image_bytes, layer.tensors] for layer in self.source.layers]
 
     def _convert(self, layer: LayerIndex, expert: int, image: memoryview) -> Image:
         return convert(layer, expert, image, self.target)
 
-    def write_experts(self, folder: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    def write_experts(self, folder: Path, tell: Report) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         """Write every expert; (layers, files) as the index has them."""
         reader = self.origin.open(self.source)
         try:
             out = _ExpertFiles(folder, self.options.file_bytes)
             layers = [
-                self._write_layer(number, layer, reader, out)
-                for number, layer in enumerate(self.source.layers)
+                self._write_layer(number, reader, out, tell) for number in range(len(self.source.layers))
             ]
             return layers, out.close()
         finally:
             reader.close()
 
-    def _write_layer(
-        self, number: int, layer: LayerIndex, reader: Reader, out: "_ExpertFiles"
-    ) -> dict[str, Any]:
-        planned, experts = self.images[number], []
+    def _write_layer(self, number: int, reader: Reader, out: "_ExpertFiles", tell: Report) -> dict[str, Any]:
+        layer, planned, experts = self.source.layers[number], self.images[number], []
         for expert in range(len(layer.experts)):
             image = self._convert(layer, expert, _read(self.source, layer, expert, reader))
             assert image.tensors == planned.tensors, "an expert's places depend on its numbers"
             file, offset = out.add(image.data)
             digest = xxhash.xxh3_64_hexdigest(image.data)
             experts.append({"file": file, "offset": offset, "length": len(image.data), "xxh3": digest})
-            self._tell(_padded(len(image.data)))
+            tell(_padded(len(image.data)))
         return {
             "module": layer.module,
             "origin": self.spec.moe[number].module,
             "layer": layer.layer,
-            "image_bytes": len(planned.data),
+            "image_bytes": planned.length,
             "tensors": [asdict(view) for view in planned.tensors],
             "experts": experts,
         }
@@ -209,9 +215,9 @@ class _Job:
         linear = linear_names(self.skeleton, iter(state))
         return BackboneWriter(state, linear, self.backbone_precision, self.options.group, self.dtype)
 
-    def write_backbone(self, path: Path) -> None:
+    def write_backbone(self, path: Path, tell: Report) -> None:
         """Write everything else of the model."""
-        self.backbone.write(path, self._tell)
+        self.backbone.write(path, tell)
 
     def write_config(self, folder: Path) -> None:
         """The config, without quantisation, the tokenizer, and every small file beside them."""
@@ -242,10 +248,6 @@ class _Job:
             "layers": layers,
         }
         return document | {"sha256": index_digest(document)}
-
-    def _tell(self, count: int) -> None:
-        self.done += count
-        self._progress(self.done, self.total)
 
 
 def _copy_small_files(source: Path, folder: Path) -> None:
@@ -286,7 +288,7 @@ class _ExpertFiles:
     def _name(number: int) -> str:
         return f"experts-{number:05d}.bin"
 
-    def add(self, data: bytes) -> tuple[int, int]:
+    def add(self, data: memoryview) -> tuple[int, int]:
         """Write an image; (file number, offset)."""
         if self._sizes[-1] and self._sizes[-1] + len(data) > self._limit:
             self._end()
@@ -334,4 +336,4 @@ def _padded(length: int) -> int:
     return -(-length // PAGE) * PAGE
 
 
-__all__: Sequence[str] = ["PRECISIONS", "PackOptions", "PackResult", "measure", "pack"]
+__all__: Sequence[str] = ["PRECISIONS", "PackOptions", "PackResult", "Packing", "pack"]
