@@ -201,6 +201,24 @@ def test_it_learns_and_finishes(data: Data, short: Recipe, tmp_path: Path) -> No
     json.dumps(facts)
 
 
+def test_so_many_tokens_whatever_the_time(data: Data, short: Recipe, tmp_path: Path) -> None:
+    # what lets two models see the same data: the steady part, a break, the rest, the fall
+    whole = Run(short, data)
+    wanted = 7 * short.tokens_per_step
+    whole.train_to(5 * short.tokens_per_step - 1, tmp_path / "whole")
+    assert whole.step == 5
+    whole.finish_at(wanted)
+    assert whole.tokens == wanted
+    first = Run(short, data)
+    first.train_to(2 * short.tokens_per_step, tmp_path / "parts")
+    second = Run(short, data)
+    assert second.resume(tmp_path / "parts")
+    second.train_to(5 * short.tokens_per_step, tmp_path / "parts")
+    second.finish_at(wanted)
+    for name, tensor in whole.model.state_dict().items():
+        assert torch.equal(tensor, second.model.state_dict()[name]), name
+
+
 def test_what_is_exported_is_what_was_trained(data: Data, short: Recipe, tmp_path: Path) -> None:
     run = Run(short, data)
     steps(run, 2)

@@ -45,11 +45,15 @@ def main(argv: list[str] | None = None) -> int:
     run = Run(recipe, data, say=_say)
     if run.resume(asked.state):
         _say(f"going on at step {run.step}, {run.tokens / 1e6:.2f}M tokens, {run.seconds / 60:.0f} min")
-    steady = asked.minutes * (1 - recipe.decay) - run.seconds / 60
-    if steady > 0:
+    if asked.tokens is not None:
+        run.train_to(round(asked.tokens * (1 - recipe.decay)), asked.state)
+    elif (steady := asked.minutes * (1 - recipe.decay) - run.seconds / 60) > 0:
         run.train(steady, asked.state)
     if asked.out is not None:
-        run.finish(asked.minutes * recipe.decay)
+        if asked.tokens is not None:
+            run.finish_at(asked.tokens)
+        else:
+            run.finish(asked.minutes * recipe.decay)
         facts = run.facts() | {"data": data.facts, "machine": f"{platform.machine()}, {os.cpu_count()} cores"}
         export(run.model, data.tokenizer, asked.out, facts)
         _say(f"wrote {asked.out}")
@@ -60,6 +64,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m locum.train", description=__doc__)
     parser.add_argument("--model", default="tiny", choices=["tiny", "tiny-shared", "dense"])
     parser.add_argument("--minutes", type=float, default=80, help="of training in all, with resumed parts")
+    parser.add_argument("--tokens", type=int, help="instead of a time: the same data for several models")
     parser.add_argument("--data", type=Path, default=Path("build/train/data"), help="made when missing")
     parser.add_argument(
         "--state", type=Path, default=Path("build/train/state"), help="folder to go on from and to save in"

@@ -76,8 +76,16 @@ class Run:
 
     def train(self, minutes: float, state: Path) -> None:
         """Train for `minutes` at the full rate, saving now and then and at the end."""
-        begin = saved = time.monotonic()
-        while time.monotonic() - begin < 60 * minutes:
+        end = time.monotonic() + 60 * minutes
+        self._train_while(lambda: time.monotonic() < end, state)
+
+    def train_to(self, tokens: int, state: Path) -> None:
+        """Train at the full rate until so many tokens have been seen in all, saving now and then."""
+        self._train_while(lambda: self.tokens < tokens, state)
+
+    def _train_while(self, more: Callable[[], bool], state: Path) -> None:
+        saved = time.monotonic()
+        while more():
             self._timed_step(1.0)
             if time.monotonic() - saved > SAVE_SECONDS:
                 self.save(state)
@@ -87,7 +95,13 @@ class Run:
     def finish(self, minutes: float) -> None:
         """Train for about `minutes` while the learning rate falls to nothing. Nothing is saved."""
         pace = self.seconds / self.step if self.step else 1.0
-        steps = max(1, round(60 * minutes / pace))
+        self._fall(max(1, round(60 * minutes / pace)))
+
+    def finish_at(self, tokens: int) -> None:
+        """Train up to `tokens` in all while the learning rate falls to nothing. Nothing is saved."""
+        self._fall(max(1, -(-(tokens - self.tokens) // self.recipe.tokens_per_step)))
+
+    def _fall(self, steps: int) -> None:
         for done in range(steps):
             self._timed_step(1.0 - done / steps)
         self._note(0.0)
