@@ -181,7 +181,10 @@ except KeyboardInterrupt:
     assert process.stderr is not None
     assert process.stderr.readline() == "ready\n"
     process.send_signal(signal.SIGINT)
-    stdout, stderr = process.communicate(timeout=60)
+    try:
+        stdout, stderr = process.communicate(timeout=60)
+    finally:
+        process.kill()  # it would go on for ever
     assert process.returncode == 130
     assert stderr == "\nlocum: stopped\n"
     assert stdout == ('{"text": "so far"}\n' if flags else "so far")
