@@ -8,11 +8,13 @@ from cyclopts import Group, Parameter
 
 from locum.cli.flags import number
 from locum.cli.output import DEFAULT, Output, OutputOptions
+from locum.errors import UsageError
 from locum.units import format_bytes, format_seconds
 
 if TYPE_CHECKING:
+    from locum.synth.gguf import GgufPlan
     from locum.synth.names import Config
-    from locum.synth.plan import Outline
+    from locum.synth.plan import Outline, Plan
 
 _WHAT = Group("What is written", sort_key=5)
 
@@ -35,6 +37,12 @@ class SynthOptions:
     dtype: Annotated[Literal["bf16", "fp32"], Parameter(group=_WHAT)] = "bf16"
     """Number format of the weights."""
 
+    gguf: Annotated[bool, Parameter(group=_WHAT, show_default=False)] = False
+    """Write the same weights as one GGUF file, `model.gguf` in the folder, which llama.cpp reads too."""
+
+    bits: Annotated[Literal["bf16", "fp16", "fp32", "int8", "int4"] | None, Parameter(group=_WHAT)] = None
+    """With --gguf, how the matrices are stored: int8 is Q8_0, int4 is Q4_0. Left out: as --dtype says."""
+
     seed: Annotated[int, number(_WHAT, "N", gte=0, lt=1 << 63)] = 0
     """Start of the random numbers: the same seed writes the same bytes."""
 
@@ -52,6 +60,17 @@ def _outlined(shape: str) -> tuple["Config", "Outline"]:
     return completed(config), outline
 
 
+def _as_gguf(plan: "Plan", bits: str | None) -> "GgufPlan":
+    from locum.synth.gguf import plan_gguf
+    from locum.synth.shapes import is_exact
+
+    if is_exact(plan.config):
+        return plan_gguf(plan, bits)
+    from locum.backbone.outline import described
+
+    return plan_gguf(plan, bits, described(plan.config))
+
+
 def synth(shape: str, /, *, options: SynthOptions, output_options: OutputOptions = DEFAULT) -> None:
     """Write a checkpoint of a known model's exact shape, with random weights and a tokenizer.
 
@@ -62,20 +81,30 @@ def synth(shape: str, /, *, options: SynthOptions, output_options: OutputOptions
         model folder of any family that locum runs.
     """
     with Output(output_options) as output:
+        from locum.synth.gguf import write_gguf
         from locum.synth.plan import plan_checkpoint
         from locum.synth.writer import write_plan
 
+        if options.bits and not options.gguf:
+            raise UsageError("--bits is for --gguf", got=options.bits, todo="Add --gguf, or say --dtype")
         config, outline = _outlined(shape)
         plan = plan_checkpoint(
             config, layers=options.layers, dtype=options.dtype, locality=options.locality, outline=outline
         )
+        file = _as_gguf(plan, options.bits) if options.gguf else None
+        size = file.bytes if file else plan.bytes
         output.note(
-            f"{format_bytes(plan.bytes)} will be written to {options.output}; more is not needed at any time"
+            f"{format_bytes(size)} will be written to {options.output}; more is not needed at any time"
         )
-        with output.counting("writing", plan.bytes) as heard:
-            written = write_plan(
-                plan, options.output, seed=options.seed, progress=lambda done, _: heard(done)
-            )
+        with output.counting("writing", size) as heard:
+            if file:
+                written = write_gguf(
+                    file, options.output, seed=options.seed, progress=lambda done, _: heard(done)
+                )
+            else:
+                written = write_plan(
+                    plan, options.output, seed=options.seed, progress=lambda done, _: heard(done)
+                )
         output.result(
             {
                 "path": str(written.path), "bytes": written.bytes, "expert_bytes": written.expert_bytes,
