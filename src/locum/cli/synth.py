@@ -38,7 +38,7 @@ class SynthOptions:
     """Number format of the weights."""
 
     gguf: Annotated[bool, Parameter(group=_WHAT, show_default=False)] = False
-    """Write the same weights as one GGUF file, `model.gguf` in the folder, which llama.cpp reads too."""
+    """Write the same weights as one GGUF file, `model.gguf` in the folder, and nothing else."""
 
     bits: Annotated[Literal["bf16", "fp16", "fp32", "int8", "int4"] | None, Parameter(group=_WHAT)] = None
     """With --gguf, how the matrices are stored: int8 is Q8_0, int4 is Q4_0. Left out: as --dtype says."""
