@@ -23,7 +23,7 @@ FROZEN = {
     "eval": OUTPUT
     | {"--against", "--data", "--domain", "--questions", "--window", "--memory", "--threads"},
     "pack": OUTPUT | {"--output", "-o", "--bits", "--backbone", "--group"},
-    "synth": OUTPUT | {"--output", "-o", "--layers", "--locality", "--dtype", "--bits", "--seed"},
+    "synth": OUTPUT | {"--output", "-o", "--layers", "--locality", "--dtype", "--gguf", "--bits", "--seed"},
     "run": OUTPUT
     | {
         "--memory", "--expert-memory", "--context",

@@ -40,6 +40,10 @@ def test_a_checkpoint_that_runs(tmp_path: Path) -> None:
         (["qwen3-30b-a3b", "-o", "/proc/x"], "/proc"),
         (["demo", "-o", "x", "--locality", "9"], "locality"),
         (["demo", "-o", "x", "--locality", "nan"], "finite"),
+        (["demo", "-o", "x", "--gguf", "--bits", "int3"], "bits"),
+        (["demo", "-o", "taken", "--gguf"], "exists"),
+        (["gpt-oss-20b", "-o", "x", "--gguf"], "biases"),
+        (["qwen3-30b-a3b", "-o", "/proc/x", "--gguf"], "/proc"),
     ],
 )
 def test_wrong_input(tmp_path: Path, arguments: list[str], says: str) -> None:
@@ -78,6 +82,39 @@ def test_a_config_of_another_family(tmp_path: Path) -> None:
     assert longer.returncode == 2
     assert "at most 3 layers" in longer.stderr
     assert not (tmp_path / "n").exists()
+
+
+@pytest.mark.parametrize("bits", [[], ["--bits", "int4"]], ids=["plain", "int4"])
+@pytest.mark.parametrize("what", ["demo", "config.json"])
+def test_a_gguf_that_runs(tmp_path: Path, what: str, bits: list[str]) -> None:
+    config = {**GRANITE, "model_type": "minimax_m2", "head_dim": 32, "rope_parameters": None}
+    (tmp_path / "config.json").write_text(json.dumps({**config, "layer_types": None}))
+    words = ["synth", what, "-o", "m", "--layers", "2", "--locality", "1", "--gguf", *bits, "--json"]
+    made = locum(*words, cwd=tmp_path)
+    assert made.returncode == 0, made.stderr
+    assert "will be written to m" in made.stderr
+    document = json.loads(made.stdout)
+    assert [path.name for path in (tmp_path / "m").iterdir()] == ["model.gguf"]
+    assert document["bytes"] == (tmp_path / "m/model.gguf").stat().st_size
+    assert document["expert_bytes"] < document["bytes"]
+    run = locum("run", "m", "hello", "--max-tokens", "3", "--ignore-eos", "--json", cwd=tmp_path)
+    assert run.returncode == 0, run.stderr
+    assert json.loads(run.stdout)["tokens"] == 3
+
+
+def test_one_seed_in_three_forms_says_the_same(tmp_path: Path) -> None:
+    # plain, packed and GGUF: the same weights from the same stream, so the same greedy text
+    said = []
+    for form in ([], ["--bits", "bf16"], ["--gguf"]):
+        folder = "m" + "".join(form)
+        made = locum("synth", "demo", "-o", folder, "--seed", "5", *form, "--json", cwd=tmp_path)
+        assert made.returncode == 0, made.stderr
+        flags = ("--max-tokens", "8", "--ignore-eos", "--temperature", "0", "--dtype", "bf16", "--json")
+        run = locum("run", folder, "hello", *flags, cwd=tmp_path)
+        assert run.returncode == 0, run.stderr
+        said.append(json.loads(run.stdout)["text"])
+    assert said[0] == said[1] == said[2]
+    assert (tmp_path / "m--bitsbf16" / "experts-00000.bin").exists()
 
 
 @pytest.mark.check

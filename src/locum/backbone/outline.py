@@ -62,6 +62,15 @@ def completed(config: Config) -> Config:
     return {**known, "transformers_version": transformers.__version__}
 
 
+def described(config: Config) -> Config:
+    """The text part of the config as transformers understands it, every default filled in.
+
+    Raises as `outline` does.
+    """
+    meant: Config = _skeleton(config).config.get_text_config().to_dict()
+    return meant
+
+
 def _skeleton(config: Config) -> PreTrainedModel:
     """The model on the meta device: names and shapes, no memory."""
     family = str(config.get("model_type"))

@@ -11,6 +11,7 @@ from locum.cli.output import DEFAULT, Output, OutputOptions
 from locum.units import format_bytes, format_seconds
 
 if TYPE_CHECKING:
+    from locum.synth.gguf import GgufPlan
     from locum.synth.names import Config
     from locum.synth.plan import Outline, Plan
 
@@ -35,9 +36,13 @@ class SynthOptions:
     dtype: Annotated[Literal["bf16", "fp32"], Parameter(group=_WHAT)] = "bf16"
     """Number format of the weights."""
 
+    gguf: Annotated[bool, Parameter(group=_WHAT, show_default=False)] = False
+    """Write the same weights as one GGUF file, `model.gguf` in the folder, and nothing else."""
+
     bits: Annotated[Literal["bf16", "fp16", "fp32", "int8", "int4"] | None, Parameter(group=_WHAT)] = None
-    """Write a packed folder instead, the experts in this precision: what `locum pack --bits` would make of
-    the checkpoint, which is not written on the way."""
+    """Write a packed folder, the experts in this precision: what `locum pack --bits` would make of the
+    checkpoint, which is not written on the way. With --gguf, how its matrices are stored: int8 is Q8_0, int4
+    is Q4_0."""
 
     seed: Annotated[int, number(_WHAT, "N", gte=0, lt=1 << 63)] = 0
     """Start of the random numbers: the same seed writes the same bytes."""
@@ -86,6 +91,17 @@ def _packed(plan: "Plan", options: SynthOptions, shape: str, output: Output) -> 
     output.report(rows, str(packed.path))
 
 
+def _as_gguf(plan: "Plan", bits: str | None) -> "GgufPlan":
+    from locum.synth.gguf import plan_gguf
+    from locum.synth.shapes import is_exact
+
+    if is_exact(plan.config):
+        return plan_gguf(plan, bits)
+    from locum.backbone.outline import described
+
+    return plan_gguf(plan, bits, described(plan.config))
+
+
 def synth(shape: str, /, *, options: SynthOptions, output_options: OutputOptions = DEFAULT) -> None:
     """Write a checkpoint of a known model's exact shape, with random weights and a tokenizer.
 
@@ -96,6 +112,7 @@ def synth(shape: str, /, *, options: SynthOptions, output_options: OutputOptions
         model folder of any family that locum runs.
     """
     with Output(output_options) as output:
+        from locum.synth.gguf import write_gguf
         from locum.synth.plan import plan_checkpoint
         from locum.synth.writer import write_plan
 
@@ -103,14 +120,21 @@ def synth(shape: str, /, *, options: SynthOptions, output_options: OutputOptions
         plan = plan_checkpoint(
             config, layers=options.layers, dtype=options.dtype, locality=options.locality, outline=outline
         )
-        if options.bits is not None:
+        if options.bits is not None and not options.gguf:
             _packed(plan, options, shape, output)
             return
-        _say_size(plan.bytes, options, output)
-        with output.counting("writing", plan.bytes) as heard:
-            written = write_plan(
-                plan, options.output, seed=options.seed, progress=lambda done, _: heard(done)
-            )
+        file = _as_gguf(plan, options.bits) if options.gguf else None
+        size = file.bytes if file else plan.bytes
+        _say_size(size, options, output)
+        with output.counting("writing", size) as heard:
+            if file:
+                written = write_gguf(
+                    file, options.output, seed=options.seed, progress=lambda done, _: heard(done)
+                )
+            else:
+                written = write_plan(
+                    plan, options.output, seed=options.seed, progress=lambda done, _: heard(done)
+                )
         output.result(
             {
                 "path": str(written.path), "bytes": written.bytes, "expert_bytes": written.expert_bytes,

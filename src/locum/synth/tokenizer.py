@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 from locum.errors import UsageError
 
@@ -111,18 +112,27 @@ def _trained(size: int) -> str:
     return str(trained.to_str())
 
 
-def write_tokenizer(folder: Path, vocab_size: int, context: int) -> Specials:
-    """Write `tokenizer.json` and `tokenizer_config.json` of exactly `vocab_size` ids into `folder`.
+def tokenizer_document(vocab_size: int) -> dict[str, Any]:
+    """The `tokenizer.json` of exactly `vocab_size` ids, its vocabulary in their order.
 
-    `context` is the longest text in tokens. Encoding and decoding any text gives it back. Raises `UsageError`
-    below 260 ids, which is what 256 bytes and 4 special tokens take.
+    Raises `UsageError` below 260 ids, which is what 256 bytes and 4 special tokens take.
     """
     if vocab_size < _SMALLEST:
         raise UsageError("the vocabulary is too small", allowed=f"at least {_SMALLEST}", got=vocab_size)
-    document = json.loads(_trained(min(vocab_size, LEARNED)))
+    document: dict[str, Any] = json.loads(_trained(min(vocab_size, LEARNED)))
     model = document["model"]
     in_order = dict(sorted(model["vocab"].items(), key=lambda entry: entry[1]))
     model["vocab"] = _filled(in_order, vocab_size)
+    return document
+
+
+def write_tokenizer(folder: Path, vocab_size: int, context: int) -> Specials:
+    """Write `tokenizer.json` and `tokenizer_config.json` of exactly `vocab_size` ids into `folder`.
+
+    `context` is the longest text in tokens. Encoding and decoding any text gives it back. Raises as
+    `tokenizer_document` does.
+    """
+    document = tokenizer_document(vocab_size)
     (folder / "tokenizer.json").write_text(json.dumps(document, ensure_ascii=False), encoding="utf-8")
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",
