@@ -110,6 +110,22 @@ def test_experts_that_change_places_change_the_bits(write: Callable[..., Written
     assert not same_bits(swapped(subject).logits, reference(written.meaning).logits)
 
 
+def _as_gpt_oss(name: str) -> Kind:
+    """How gpt-oss is published: experts in MXFP4, the rest in more bits."""
+    return Kind.MXFP4 if "_exps.weight" in name else Kind.Q8_0
+
+
+@pytest.mark.parametrize("dtype", list(DTYPES))
+@pytest.mark.parametrize("kind", [_as_gpt_oss, Kind.BF16, Kind.F32], ids=["mxfp4", "bf16", "f32"])
+def test_woven_transposed_experts_stay_in_their_blocks(
+    write: Callable[..., Written], kind: Any, dtype: str
+) -> None:
+    subject = _require_law_b(write("gpt_oss", kind, dtype), dtype)
+    bytes_of = {Kind.BF16: 2 * 32, Kind.F32: 4 * 32}.get(kind, 17)  # of 32 numbers
+    numbers, biases = 3 * 64 * 32, 2 * 32 + 64
+    assert {subject.index.stored_bytes(key) for key in range(8)} == {numbers // 32 * bytes_of + 4 * biases}
+
+
 def test_tied_embeddings(write: Callable[..., Written]) -> None:
     written = write("qwen3_moe", Kind.Q8_0, "float32", tie_word_embeddings=True)
     assert MoESpec.of(Checkpoint.open(written.path)).tied_embeddings
