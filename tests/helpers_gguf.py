@@ -15,7 +15,7 @@ from gguf import GGMLQuantizationType as Kind
 from numpy.typing import NDArray
 from torch import Tensor
 
-from helpers_families import make_family
+from helpers_families import FAMILIES, make_family
 from helpers_gguf_changes import Change, change_of
 from helpers_gguf_fields import fields, tokenizer_fields
 
@@ -30,15 +30,40 @@ ARCHITECTURES = {
     "glm4_moe": "glm4moe",
     "minimax_m2": "minimax-m2",
     "gpt_oss": "gpt-oss",
+    "granitemoe": "granitemoe",
+    "granitemoeshared": "granitemoe",
+    "qwen3_vl_moe": "qwen3vlmoe",
+    "hunyuan_v1_moe": "hunyuan-moe",
+    "ernie4_5_moe": "ernie4_5-moe",
+    "lfm2_moe": "lfm2moe",
+    "afmoe": "afmoe",
+    "exaone_moe": "exaone-moe",
+    "mimo_v2_flash": "mimo2",
+    "glm_moe_dsa": "glm-dsa",
+    "llama4_text": "llama4",
 }
 """transformers' `model_type` to llama.cpp's architecture."""
 
+_ROPE = {"rope_type": "default", "partial_rotary_factor": 0.5}
 _FULL = {"layer_types": ["full_attention"] * 3, "sliding_window": None}
 _OVERRIDES: dict[str, dict[str, Any]] = {  # what llama.cpp's converter does not take
     "qwen3_moe": {"mlp_only_layers": []},
     "qwen2_moe": {"mlp_only_layers": [], "use_sliding_window": False, "layer_types": ["full_attention"] * 3},
     "dots1": _FULL,
     "mixtral": {"sliding_window": None},
+    "afmoe": {"num_hidden_layers": 5, "layer_types": None, "mup_enabled": True},
+    "exaone_moe": {"first_k_dense_replace": 1},
+    "glm_moe_dsa": {"first_k_dense_replace": 1},
+    "lfm2_moe": {"tie_word_embeddings": True},
+    "mimo_v2_flash": {
+        "n_shared_experts": None,
+        "rope_parameters": {
+            "full_attention": {**_ROPE, "rope_theta": 5e6},
+            "sliding_attention": {**_ROPE, "rope_theta": 1e4},
+        },
+    },
+    "qwen3_vl_moe": {"mlp_only_layers": []},
+    "llama4_text": {"attention_chunk_size": 8192, "floor_scale": 8192},
 }
 
 _HALVES = {  # where a block keeps its scales in float16
@@ -91,7 +116,7 @@ def write_gguf(
     extra: dict[str, Any] = options.pop("extra", {})
     options = {**_OVERRIDES.get(family, {}), **options}
     model = _other(family, options) if options else make_family(family)
-    config = model.config
+    config = model.config.get_text_config()
     architecture = ARCHITECTURES[family]
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "model.gguf"
@@ -100,9 +125,14 @@ def write_gguf(
         _add(writer, key, value)
     random = np.random.default_rng(3)
     meant: dict[str, Tensor] = {}
-    state = dict(model.state_dict())
-    changes = {name: change_of(architecture, config, name, latent) for name in state}
-    for name, tensor in _plain(config, state, changes):
+    state = {_of_text(name): tensor for name, tensor in model.state_dict().items() if ".visual." not in name}
+    changes = {
+        name: change_of(architecture, config, name, latent)
+        for name in state
+        if name != "lm_head.weight" or not config.tie_word_embeddings
+    }
+    kinds: dict[str, Kind] = {}
+    for name, tensor in _plain(state, changes):
         chosen = kind(name) if callable(kind) else kind
         weight = tensor.float().contiguous().numpy()
         plain = not name.endswith(".weight") or name.endswith("ffn_gate_inp.weight")
@@ -110,18 +140,21 @@ def write_gguf(
             chosen = Kind.F32
         data = blocks_of(weight, chosen, random) if chosen != Kind.F32 else weight
         writer.add_tensor(name, data, raw_dtype=chosen)
+        kinds[name] = chosen
         meant[name] = torch.from_numpy(np.copy(gguf.quants.dequantize(data, chosen)))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    back = _back(config, meant, state, changes)
-    model.load_state_dict({name: back.get(name, tensor) for name, tensor in state.items()})
+    back = _back(meant, state, changes)
+    own = model.state_dict()
+    model.load_state_dict({name: back.get(_of_text(name), tensor) for name, tensor in own.items()})
     meaning = folder / "meaning"
     model.to(dtype)
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-        if name.endswith("e_score_correction_bias"):  # which transformers keeps in float32
-            tensor.data = back[name].clone()
+        change = changes.get(_of_text(name))
+        if change is not None and {kinds[one] for one in change.names} == {Kind.F32}:
+            tensor.data = back[_of_text(name)].clone()  # some stay float32 when transformers loads them
     model.save_pretrained(meaning)
     if split:
         path = folder / f"model-00001-of-{len(list(folder.glob('*.gguf'))):05}.gguf"
@@ -131,14 +164,24 @@ def write_gguf(
 def _other(family: str, overrides: dict[str, Any]) -> Any:
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    from helpers_families import family_config
+    from helpers_families import auto_class, family_config
     from helpers_models import randomise
 
-    given = {**family_config(family).to_dict(), **overrides}
-    config = AutoConfig.for_model(**{**given, "model_type": family})
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    known = family_config(family.removesuffix("_text"))
+    text = {**known.get_text_config().to_dict(), **overrides}
+    if family in FAMILIES and known.get_text_config() is not known:
+        known.text_config = type(known.get_text_config())(**text)
+        model = auto_class(family).from_config(known, dtype=torch.float32).eval()
+    else:
+        config = AutoConfig.for_model(**{**text, "model_type": family})
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
     randomise(model)
     return model
+
+
+def _of_text(name: str) -> str:
+    """The name in a model of text alone."""
+    return name.replace("model.language_model.", "model.")
 
 
 def _fits(weight: NDArray[np.float32], kind: Kind) -> bool:
@@ -150,24 +193,21 @@ def _add(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
     (writer.add_array if isinstance(value, list) else add[type(value)])(key, value)
 
 
-def _plain(config: Any, state: dict[str, Tensor], changes: dict[str, Change]) -> Iterator[tuple[str, Tensor]]:
+def _plain(state: dict[str, Tensor], changes: dict[str, Change]) -> Iterator[tuple[str, Tensor]]:
     """(GGUF name, numbers) of every tensor of the file."""
     for name, change in changes.items():
-        if name != "lm_head.weight" or not config.tie_word_embeddings:
-            yield from zip(change.names, change.there(state[name]), strict=True)
+        yield from zip(change.names, change.there(state[name]), strict=True)
 
 
 def _back(
-    config: Any, meant: dict[str, Tensor], state: dict[str, Tensor], changes: dict[str, Change]
+    meant: dict[str, Tensor], state: dict[str, Tensor], changes: dict[str, Change]
 ) -> dict[str, Tensor]:
     """What the file means, as transformers' parameters: `_plain` the other way round."""
-    found = {}
-    for name, change in changes.items():
-        if name == "lm_head.weight" and config.tie_word_embeddings:
-            found[name] = meant["token_embd.weight"]
-        else:
-            found[name] = change.back([meant[one] for one in change.names]).view(state[name].shape)
-    return found
+    found = {
+        name: change.back([meant[one] for one in change.names]).reshape(state[name].shape)
+        for name, change in changes.items()
+    }
+    return found if "lm_head.weight" in found else {**found, "lm_head.weight": meant["token_embd.weight"]}
 
 
 def write_fields(path: Path, architecture: str, values: dict[str, Any], tensors: dict[str, Any]) -> Path:

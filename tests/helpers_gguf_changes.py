@@ -18,10 +18,16 @@ _SINGLE = {  # names in transformers' memory that the package does not know, by 
     "shared_expert_gate.weight": "ffn_gate_inp_shexp.weight",
     "self_attn.sinks": "attn_sinks.weight",
 }
+_POST = {"post_attention_layernorm.weight": "post_attention_norm.weight"}
 _RENAMED = {  # where an architecture goes its own way
-    "glm4moe": {"post_attention_layernorm.weight": "post_attention_norm.weight"},
-    "gpt-oss": {"post_attention_layernorm.weight": "post_attention_norm.weight"},
+    "glm4moe": _POST,
+    "gpt-oss": _POST,
+    "granitemoe": {"block_sparse_moe.router.weight": "ffn_gate_inp.weight"},
+    "afmoe": {**_POST, "mlp.expert_bias": "exp_probs_b.bias"},
+    "lfm2moe": {"feed_forward.expert_bias": "exp_probs_b.bias"},
+    "llama4": {},
 }
+_BY_TURNS = ("llama", "granitemoe")
 _APART = ("ffn_gate_exps", "ffn_up_exps")
 
 
@@ -39,15 +45,18 @@ class Change(NamedTuple):
 def change_of(architecture: str, config: Any, name: str, latent: bool = True) -> Change:
     """What the converter does to the parameter `name`; `latent`: whether it parts DeepSeek's `kv_b_proj`."""
     block = ".".join(name.split(".")[1:3]).replace("layers", "blk")
-    if architecture == "gpt-oss" and ".experts." in name:
-        return _turned(block, name)
+    if architecture in ("gpt-oss", "llama4") and ".experts." in name:
+        return _turned(block, name, woven=architecture == "gpt-oss")
+    if name.endswith("shared_mlp.input_linear.weight"):
+        names = [f"{block}.ffn_{which}_shexp.weight" for which in ("gate", "up")]
+        return Change(names, lambda both: both.chunk(2), lambda pair: torch.cat(list(pair)))
     if name.endswith("experts.gate_up_proj"):
         names = [f"{block}.{which}.weight" for which in _APART]
         return Change(names, lambda both: both.chunk(2, 1), lambda pair: torch.cat(list(pair), 1))
     if name.endswith("kv_b_proj.weight") and latent:
         return _halves(block, config)
     there = _there(architecture, config, block, name)
-    if architecture == "llama" and name.endswith(("q_proj.weight", "k_proj.weight")):
+    if architecture in _BY_TURNS and name.endswith(("q_proj.weight", "k_proj.weight")):
         heads = config.num_attention_heads if ".q_proj." in name else config.num_key_value_heads
         return Change(
             [there], lambda one: [_by_turns(one, heads)], lambda stored: _turned_back(stored[0], heads)
@@ -55,8 +64,8 @@ def change_of(architecture: str, config: Any, name: str, latent: bool = True) ->
     return Change([there], lambda one: [one.squeeze()], lambda stored: stored[0])
 
 
-def _turned(block: str, name: str) -> Change:
-    """Experts that transformers keeps as [E, in, out], gate and up by turns."""
+def _turned(block: str, name: str, woven: bool) -> Change:
+    """Experts that transformers keeps as [E, in, out], gate and up by turns or one after the other."""
     kind = "bias" if name.endswith("_bias") else "weight"
 
     def turn(tensor: Tensor) -> Tensor:
@@ -66,8 +75,15 @@ def _turned(block: str, name: str) -> Change:
         return Change(
             [f"{block}.ffn_down_exps.{kind}"], lambda one: [turn(one)], lambda stored: turn(stored[0])
         )
+    names = [f"{block}.{which}.{kind}" for which in _APART]
+    if not woven:
+        return Change(
+            names,
+            lambda both: [turn(half) for half in both.chunk(2, -1)],
+            lambda pair: torch.cat([turn(one) for one in pair], -1),
+        )
     return Change(
-        [f"{block}.{which}.{kind}" for which in _APART],
+        names,
         lambda both: [turn(both[..., ::2]), turn(both[..., 1::2])],
         lambda pair: torch.stack([turn(one) for one in pair], -1).flatten(-2),
     )

@@ -2,11 +2,18 @@
 
 from typing import Any
 
+_GROUPS = {
+    "expert_group_count": "n_group",
+    "expert_group_used_count": "topk_group",
+    "expert_weights_scale": "routed_scaling_factor",
+    "expert_weights_norm": "norm_topk_prob",
+}
+
 
 def fields(architecture: str, config: Any) -> dict[str, Any]:
     """The metadata of a model, as its converter's `set_gguf_parameters` writes it."""
     c = config.to_dict()
-    rope = c["rope_parameters"]
+    rope = c["rope_parameters"].get("full_attention", c["rope_parameters"])
     width = c.get("moe_intermediate_size", c["intermediate_size"])
     found: dict[str, Any] = {
         "block_count": c["num_hidden_layers"],
@@ -15,14 +22,16 @@ def fields(architecture: str, config: Any) -> dict[str, Any]:
         "feed_forward_length": c["intermediate_size"],
         "attention.head_count": c["num_attention_heads"],
         "attention.head_count_kv": c["num_key_value_heads"],
-        "attention.layer_norm_rms_epsilon": float(c["rms_norm_eps"]),
+        "attention.layer_norm_rms_epsilon": float(c.get("rms_norm_eps", c.get("norm_eps"))),
         "rope.freq_base": float(rope["rope_theta"]),
         "expert_count": next(
-            c[key] for key in ("num_experts", "num_local_experts", "n_routed_experts") if c.get(key)
+            c[key]
+            for key in ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+            if c.get(key)
         ),
-        "expert_used_count": c["num_experts_per_tok"],
+        "expert_used_count": c.get("num_experts_per_tok", 0),
     }
-    if c.get("head_dim") and architecture not in ("deepseek2", "olmoe"):
+    if c.get("head_dim") and architecture not in ("deepseek2", "glm-dsa", "olmoe"):
         found |= {"attention.key_length": c["head_dim"], "attention.value_length": c["head_dim"]}
     if architecture in ("qwen3moe", "qwen2moe", "deepseek2", "dots1", "glm4moe"):
         found["expert_feed_forward_length"] = width
@@ -30,14 +39,13 @@ def fields(architecture: str, config: Any) -> dict[str, Any]:
         found["expert_shared_feed_forward_length"] = c["shared_expert_intermediate_size"]
     if architecture == "olmoe" and c.get("clip_qkv"):
         found["attention.clamp_kqv"] = float(c["clip_qkv"])
-    if architecture in ("deepseek2", "dots1", "glm4moe"):
+    if architecture in ("deepseek2", "dots1", "glm4moe", "glm-dsa"):
         found |= _grouped(config.model_type, c)
-    if architecture == "deepseek2":
+    if architecture in ("deepseek2", "glm-dsa"):
         found |= _latent(c)
     if architecture in ("glm4moe", "minimax-m2"):
         found["rope.dimension_count"] = int(c["head_dim"] * rope.get("partial_rotary_factor", 1.0))
-    if architecture == "gpt-oss":
-        found["attention.sliding_window"] = c["sliding_window"]
+    found |= _own(architecture, c)
     if rope.get("rope_type") == "yarn":
         found |= {
             "rope.scaling.type": "yarn",
@@ -47,6 +55,66 @@ def fields(architecture: str, config: Any) -> dict[str, Any]:
     if rope.get("mscale_all_dim"):
         found["rope.scaling.yarn_log_multiplier"] = 0.1 * rope["mscale_all_dim"]
     return {f"{architecture}.{key}": value for key, value in found.items()}
+
+
+_OWN: dict[str, dict[str, str]] = {  # key in the file to key in the config, written as it is
+    "gpt-oss": {"attention.sliding_window": "sliding_window"},
+    "granitemoe": {
+        "attention.scale": "attention_multiplier",
+        "embedding_scale": "embedding_multiplier",
+        "residual_scale": "residual_multiplier",
+        "logit_scale": "logits_scaling",
+    },
+    "hunyuan-moe": {"expert_used_count": "moe_topk"},
+    "ernie4_5-moe": {
+        "expert_used_count": "moe_k",
+        "expert_shared_count": "moe_num_shared_experts",
+        "leading_dense_block_count": "moe_layer_start_index",
+        "interleave_moe_layer_step": "moe_layer_interval",
+    },
+    "lfm2moe": {"shortconv.l_cache": "conv_L_cache", "leading_dense_block_count": "num_dense_layers"},
+    "afmoe": {
+        "attention.sliding_window": "sliding_window",
+        "expert_shared_count": "num_shared_experts",
+        "expert_weights_scale": "route_scale",
+        "leading_dense_block_count": "num_dense_layers",
+    },
+    "exaone-moe": {
+        "attention.sliding_window": "sliding_window",
+        "expert_shared_count": "num_shared_experts",
+        "leading_dense_block_count": "first_k_dense_replace",
+        **_GROUPS,
+    },
+    "mimo2": {"attention.value_length": "v_head_dim", **_GROUPS},
+    "llama4": {
+        "interleave_moe_layer_step": "interleave_moe_layer_step",
+        "feed_forward_length": "intermediate_size_mlp",
+    },
+    "glm-dsa": {
+        "attention.indexer.head_count": "index_n_heads",
+        "attention.indexer.key_length": "index_head_dim",
+        "attention.indexer.top_k": "index_topk",
+    },
+}
+
+
+def _own(architecture: str, c: dict[str, Any]) -> dict[str, Any]:
+    found = {key: c[name] for key, name in _OWN.get(architecture, {}).items()}
+    if architecture in ("exaone-moe", "mimo2"):
+        found["attention.sliding_window_pattern"] = [kind == "sliding_attention" for kind in c["layer_types"]]
+    if architecture == "lfm2moe":
+        kinds = [kind == "full_attention" for kind in c["layer_types"]]
+        found["attention.head_count_kv"] = [c["num_key_value_heads"] * kind for kind in kinds]
+    if architecture == "mimo2":
+        windows = found["attention.sliding_window_pattern"]
+        rope = c["rope_parameters"]
+        found |= {
+            "attention.sliding_window": c["sliding_window"] - 1,
+            "attention.head_count_kv": [c["num_key_value_heads"] * (1 + window) for window in windows],
+            "rope.freq_base_swa": float(rope["sliding_attention"]["rope_theta"]),
+            "rope.dimension_count": int(c["head_dim"] * rope["full_attention"]["partial_rotary_factor"]),
+        }
+    return found
 
 
 def _grouped(model_type: str, c: dict[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from locum.errors import UnsupportedError
-from locum.model.gguf import configs, names, windowed
+from locum.model.gguf import blocks, configs, names, windowed
 from locum.model.gguf.common import Config, by_turns, common
 from locum.model.gguf.metadata import Metadata
 
@@ -29,6 +29,8 @@ class Architecture:
     """
     whole: Mapping[str, str] = field(default_factory=lambda: names.WHOLE)
     """As `block`, of what is in no block."""
+    varied: bool = False
+    """See `common`."""
 
 
 def config_of(read: Metadata) -> tuple[Config, Architecture]:
@@ -45,7 +47,7 @@ def config_of(read: Metadata) -> tuple[Config, Architecture]:
             allowed=", ".join(ARCHITECTURES),
             todo="Use the original checkpoint in safetensors: locum runs many more families from there",
         )
-    config = {**common(read), **architecture.config(read)}
+    config = {**common(read, architecture.varied), **architecture.config(read)}
     config["quantization_config"] = {
         "quant_method": "gguf",
         "placements": dict(architecture.placements(read)),
@@ -53,30 +55,38 @@ def config_of(read: Metadata) -> tuple[Config, Architecture]:
     return config, architecture
 
 
-_PLAIN = {**names.ATTENTION, **names.ROUTED}
-_SHARED = {**_PLAIN, **names.DENSE, **names.SHARED, **names.CORRECTION}
-_NO_FFN_NORM = {name: module for name, module in _SHARED.items() if name != "ffn_norm"}
-_GPT_OSS = {
-    **_PLAIN,
-    **names.POST_ATTENTION,
-    "ffn_gate_inp": "mlp.router",
-    "attn_sinks": "self_attn.sinks",
-}
-_TURNED = {  # as the converter writes what transformers keeps as [experts, in, out]
+# as the converter writes what transformers keeps as [experts, in, out]
+_TURNED = {"experts.gate_proj": "joined+transposed", "experts.down_proj": "transposed"}
+_WOVEN = {
+    **_TURNED,
     "experts.gate_proj": "joined+woven+transposed",
     "experts.gate_proj_bias": "joined+woven",
-    "experts.down_proj": "transposed",
 }
+_SHARED_JOINED = {"shared_mlp.gate_proj.weight": "joined"}
 
 ARCHITECTURES: Mapping[str, Architecture] = {
-    "qwen3moe": Architecture(configs.qwen3, _PLAIN),
-    "qwen2moe": Architecture(configs.qwen2, {**_PLAIN, **names.GATED_SHARED}),
-    "olmoe": Architecture(configs.olmoe, _PLAIN),
-    "llama": Architecture(configs.mixtral, _PLAIN, by_turns),
-    "deepseek2": Architecture(configs.deepseek, {**_SHARED, **names.LATENT, **names.NEXT}),
-    "dots1": Architecture(configs.dots1, _SHARED),
-    "glm4moe": Architecture(configs.glm4, {**_NO_FFN_NORM, **names.POST_ATTENTION, **names.NEXT}),
-    "minimax-m2": Architecture(configs.minimax_m2, {**_PLAIN, "exp_probs_b": "mlp.e_score_correction_bias"}),
-    "gpt-oss": Architecture(windowed.gpt_oss, _GPT_OSS, lambda read: _TURNED),
+    "qwen3moe": Architecture(configs.qwen3, blocks.PLAIN),
+    "qwen2moe": Architecture(configs.qwen2, {**blocks.PLAIN, **names.GATED_SHARED}),
+    "olmoe": Architecture(configs.olmoe, blocks.PLAIN),
+    "llama": Architecture(configs.mixtral, blocks.PLAIN, by_turns),
+    "deepseek2": Architecture(configs.deepseek, {**blocks.SHARED, **names.LATENT, **names.NEXT}),
+    "dots1": Architecture(configs.dots1, blocks.SHARED),
+    "glm4moe": Architecture(configs.glm4, {**blocks.NO_FFN_NORM, **names.POST_ATTENTION, **names.NEXT}),
+    "minimax-m2": Architecture(
+        configs.minimax_m2, {**blocks.PLAIN, "exp_probs_b": "mlp.e_score_correction_bias"}
+    ),
+    "gpt-oss": Architecture(windowed.gpt_oss, blocks.GPT_OSS, lambda read: _WOVEN),
+    "granitemoe": Architecture(
+        configs.granite, blocks.GRANITE, lambda read: {**by_turns(read), **_SHARED_JOINED}
+    ),
+    "qwen3vlmoe": Architecture(configs.qwen3, blocks.PLAIN),  # to text, its three axes are one
+    "hunyuan-moe": Architecture(configs.hunyuan, blocks.HUNYUAN),
+    "ernie4_5-moe": Architecture(configs.ernie, blocks.ERNIE),
+    "lfm2moe": Architecture(windowed.lfm2, blocks.LFM2, whole=blocks.LFM2_WHOLE, varied=True),
+    "afmoe": Architecture(windowed.afmoe, blocks.AFMOE),
+    "exaone-moe": Architecture(windowed.exaone_moe, {**blocks.SHARED, **names.NEXT}),
+    "mimo2": Architecture(windowed.mimo2, blocks.MIMO2, varied=True),
+    "llama4": Architecture(windowed.llama4, blocks.LLAMA4, lambda read: _TURNED),
+    "glm-dsa": Architecture(configs.glm_dsa, blocks.GLM_DSA),
 }
 """By llama.cpp's name."""

@@ -9,8 +9,8 @@ from locum.model.gguf.metadata import Metadata
 Config = dict[str, Any]
 
 
-def common(read: Metadata) -> Config:
-    """What most families call the same."""
+def common(read: Metadata, varied: bool = False) -> Config:
+    """What most families call the same; `varied`: layers differ in their heads of keys and values."""
     heads = read.count("attention.head_count")
     embedding = read.tensors.get("token_embd.weight")
     if embedding is None or len(embedding.shape) != 2:
@@ -20,7 +20,7 @@ def common(read: Metadata) -> Config:
         "hidden_size": read.count("embedding_length"),
         "num_hidden_layers": layers(read),
         "num_attention_heads": heads,
-        "num_key_value_heads": read.count("attention.head_count_kv", heads),
+        "num_key_value_heads": None if varied else read.count("attention.head_count_kv", heads),
         "max_position_embeddings": read.count("context_length"),
         "rms_norm_eps": read.real("attention.layer_norm_rms_epsilon"),
         "rope_parameters": rope(read),
@@ -107,4 +107,7 @@ def groups(read: Metadata) -> Config:
 def partial_rope(read: Metadata) -> Config:
     """Where only the first numbers of a head are turned."""
     turned, width = read.count("rope.dimension_count"), read.count("attention.key_length")
-    return rope(read) | ({} if turned == width else {"partial_rotary_factor": turned / width})
+    factor = turned / width
+    if int(width * factor) != turned:
+        factor = (turned + 0.5) / width  # which is what transformers rounds down
+    return rope(read) | ({} if turned == width else {"partial_rotary_factor": factor})

@@ -1,6 +1,18 @@
 """The configs of families without anything from layer to layer but a dense first part."""
 
-from locum.model.gguf.common import Config, all_routed, groups, leading_dense, partial_rope, rope, width
+import struct
+
+from locum.errors import UnsupportedError
+from locum.model.gguf.common import (
+    Config,
+    all_routed,
+    groups,
+    layers,
+    leading_dense,
+    partial_rope,
+    rope,
+    width,
+)
 from locum.model.gguf.metadata import Metadata, shortest
 
 _SIGMOID = 2
@@ -134,4 +146,83 @@ def minimax_m2(read: Metadata) -> Config:
         "num_local_experts": read.count("expert_count"),
         "intermediate_size": width(read),
         "rope_parameters": partial_rope(read),
+    }
+
+
+def granite(read: Metadata) -> Config:
+    """Four multipliers; perhaps a shared expert, whose gate and up are one tensor to transformers."""
+    all_routed(read)
+    config: Config = {
+        "model_type": "granitemoe",
+        "architectures": ["GraniteMoeForCausalLM"],
+        "num_local_experts": read.count("expert_count"),
+        "intermediate_size": width(read),
+        "attention_multiplier": read.real("attention.scale"),
+        "embedding_multiplier": read.real("embedding_scale", 1.0),
+        "residual_multiplier": read.real("residual_scale", 1.0),
+        "logits_scaling": read.real("logit_scale", 1.0),
+    }
+    if read.some("ffn_down_shexp.weight"):
+        config |= {
+            "model_type": "granitemoeshared",
+            "architectures": ["GraniteMoeSharedForCausalLM"],
+            "shared_intermediate_size": read.side("ffn_down_shexp.weight", -1),
+        }
+    return config
+
+
+def ernie(read: Metadata) -> Config:
+    """A dense first part, shared experts, a bias for choosing."""
+    dense = leading_dense(read)
+    return {
+        "model_type": "ernie4_5_moe",
+        "architectures": ["Ernie4_5_MoeForCausalLM"],
+        "moe_num_experts": read.count("expert_count"),
+        "moe_k": read.count("expert_used_count"),
+        "moe_num_shared_experts": read.count("expert_shared_count", 0, least=0),
+        "moe_intermediate_size": width(read),
+        "intermediate_size": read.count("feed_forward_length"),
+        "moe_layer_start_index": dense,
+        "moe_layer_end_index": layers(read) - 1,
+        "moe_layer_interval": 1,
+        "use_bias": read.some("attn_q.bias"),
+    }
+
+
+_ALPHA, _TURNED = 1000.0, 128  # the only ones that the converter takes
+
+
+def hunyuan(read: Metadata) -> Config:
+    """A shared expert as wide as the others. The file's positions have their stretching worked in."""
+    all_routed(read)
+    if read.side("ffn_down_shexp.weight", -1) != width(read):
+        raise UnsupportedError("a shared expert of another width than the others", where=read.where)
+    positions = rope(read)
+    stretched = 10000.0 * _ALPHA ** (_TURNED / (_TURNED - 2))
+    if shortest(struct.unpack("<f", struct.pack("<f", stretched))[0]) == positions["rope_theta"]:
+        positions = {"rope_type": "dynamic", "rope_theta": 10000.0, "alpha": _ALPHA, "factor": 1.0}
+    return {
+        "model_type": "hunyuan_v1_moe",
+        "architectures": ["HunYuanMoEV1ForCausalLM"],
+        "num_experts": read.count("expert_count"),
+        "moe_topk": read.count("expert_used_count"),
+        "intermediate_size": width(read),
+        "attention_bias": read.some("attn_q.bias"),
+        "rope_parameters": positions,
+    }
+
+
+def glm_dsa(read: Metadata) -> Config:
+    """As `deepseek`, with an indexer in some layers, which those after it share."""
+    count, dense = layers(read), leading_dense(read)
+    bare = set(read.blocks_without("indexer.attn_q_b.weight", count))
+    return {
+        **deepseek(read),
+        "model_type": "glm_moe_dsa",
+        "architectures": ["GlmMoeDsaForCausalLM"],
+        "mlp_layer_types": ["dense"] * dense + ["sparse"] * (count - dense),
+        "index_n_heads": read.count("attention.indexer.head_count"),
+        "index_head_dim": read.count("attention.indexer.key_length"),
+        "index_topk": read.count("attention.indexer.top_k"),
+        "indexer_types": ["shared" if layer in bare else "full" for layer in range(count)],
     }
