@@ -4,7 +4,8 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 COMMON = {
     "vocab_size": 256,
@@ -112,9 +113,13 @@ def make_checkpoint(
 
 def reference_model(path: Path, dtype: torch.dtype | None = None) -> nn.Module:
     """transformers' own eager experts on the checkpoint, weights cloned to what torch's allocator aligns."""
-    model = AutoModelForCausalLM.from_pretrained(
-        path, dtype=dtype or "auto", experts_implementation="eager", local_files_only=True
-    ).eval()
+    config = AutoConfig.from_pretrained(path)
+    causal = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING
+    model = (
+        (AutoModelForCausalLM if causal else AutoModelForImageTextToText)
+        .from_pretrained(path, dtype=dtype or "auto", experts_implementation="eager", local_files_only=True)
+        .eval()
+    )
     with torch.no_grad():
         for tensor in [*model.parameters(), *model.buffers()]:
             tensor.data = tensor.data.clone()

@@ -28,6 +28,7 @@ _METHODS = {
     "int4": "grouped",
     "gguf": "gguf",
     "gguf_latent": "gguf",
+    "gguf_joined": "gguf",
 }
 """Method to the file that knows it, imported only when asked for."""
 

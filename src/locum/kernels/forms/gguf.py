@@ -18,10 +18,14 @@ _NUMBERS = {name: number for number, name in dequant.GGML_NAME.items()}
 
 
 def make(method: str, numbers: str) -> Make:
-    """`numbers`: ggml's name of the type; of `gguf_latent` those of the keys and of the values."""
+    """`numbers`: ggml's name of the type; of two pieces those of both, the first with an x after it."""
     if method == "gguf":
         return lambda pieces, shape: _floats(pieces["blocks"], numbers).view(shape)
     keys_type, _, values_type = numbers.partition("x")
+    if method == "gguf_joined":
+        return lambda pieces, shape: torch.cat(
+            (_floats(pieces["first"], keys_type), _floats(pieces["second"], values_type))
+        ).view(shape)
 
     def latent(pieces: Mapping[str, Tensor], shape: tuple[int, ...]) -> Tensor:
         """DeepSeek's `kv_b_proj`: of each head first the keys' rows, then the values'."""

@@ -25,12 +25,19 @@ def _interleaved(stored_2IH: Tensor, parts: int) -> Tensor:
     return stored_2IH.view(parts, rows, 2, -1).transpose(1, 2).reshape(stored_2IH.shape)
 
 
+def _woven(stored: Tensor, parts: int) -> Tensor:
+    """First all rows (or numbers) of gate, then all of up: by turns instead. So in each of `parts` runs."""
+    rows = stored.shape[0] // 2 // parts
+    return stored.view(parts, 2, rows, -1).transpose(1, 2).reshape(stored.shape)
+
+
 def _transposed(stored_HO: Tensor, parts: int) -> Tensor:
     return stored_HO.transpose(-1, -2).contiguous()
 
 
 PLACEMENTS: dict[str, Callable[[Tensor, int], Tensor]] = {
     "interleaved": _interleaved,
+    "woven": _woven,
     "transposed": _transposed,
 }
 """By name, from the tensor as stored and the number after the name (1 where there is none) to the tensor that

@@ -37,6 +37,14 @@ class Metadata:
             raise self.bad(key, f"a whole number of at least {least}", value)
         return value
 
+    def each(self, key: str, layers: int) -> list[int]:
+        """A whole number, 0 or more, or truth value for each of `layers` layers; one for all is repeated."""
+        value = self._get(key, None)
+        found = value if isinstance(value, list) else [value] * min(layers, len(self.tensors))
+        if len(found) < layers or any(not isinstance(one, int) or not 0 <= one < _MOST for one in found):
+            raise self.bad(key, f"a whole number for each of {layers} layers", value)
+        return [int(one) for one in found[:layers]]
+
     def real(self, key: str, default: float | None = None) -> float:
         """A number. What a file stores as float32 is given as the shortest decimal that means it."""
         value = self._get(key, default)

@@ -60,35 +60,51 @@ GATED_SHARED: Mapping[str, str] = {
     **{name: module.replace("shared_experts", "shared_expert") for name, module in SHARED.items()},
 }
 CORRECTION: Mapping[str, str] = {"exp_probs_b": "mlp.gate.e_score_correction_bias"}
+POST_ATTENTION: Mapping[str, str] = {"post_attention_norm": "post_attention_layernorm"}
 # extra prediction layers, which transformers does not have either
 NEXT: Mapping[str, str] = {
     f"nextn.{name}": f"nextn.{name}"
     for name in ("eh_proj", "embed_tokens", "enorm", "hnorm", "shared_head_head", "shared_head_norm")
 }
 # parameters, where all others are modules with a weight and perhaps a bias
-_BARE = ("e_score_correction_bias", "sinks")
+_BARE = ("e_score_correction_bias", "expert_bias", "sinks")
+# the converter squeezes: where a side of one belongs, and how many sides there are with it
+_SQUEEZED = {
+    ".shared_expert_gate.weight": (0, 2),
+    ".moe_statics.e_score_correction_bias": (0, 2),
+    ".conv.conv.weight": (1, 3),
+}
 
 
 def renamed(
-    tensors: Mapping[str, TensorInfo], block: Mapping[str, str], where: object
+    tensors: Mapping[str, TensorInfo],
+    block: Mapping[str, str],
+    where: object,
+    whole: Mapping[str, str] = WHOLE,
 ) -> dict[str, TensorInfo]:
     """The tensors by the names of the parameters that they are, or are part of.
 
-    `block`: for each name inside a block, the module or parameter inside the layer. Raises `UnsupportedError`
-    for a tensor of another name: who leaves out a tensor runs another model.
+    `block`: for each name inside a block, the module or parameter inside the layer; `whole`: the names of the
+    others. Raises `UnsupportedError` for a tensor of another name: without a tensor it is another model.
     """
     found: dict[str, TensorInfo] = {}
     for name, info in tensors.items():
-        target = WHOLE.get(name) or _inside(name, block)
+        target = whole.get(name) or _inside(name, block)
         if target is None:
             raise UnsupportedError(
                 f"locum does not know what the tensor {name!r} is to this architecture", where=where
             )
         if target in found:
             raise CheckpointError(f"two tensors are {target!r}", where=where, allowed="one", got=name)
-        one_row = target.endswith("mlp.shared_expert_gate.weight") and len(info.shape) == 1
-        found[target] = info._replace(shape=(1, *info.shape)) if one_row else info
+        found[target] = info._replace(shape=_unsqueezed(target, info.shape))
     return found
+
+
+def _unsqueezed(target: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    for end, (at, sides) in _SQUEEZED.items():
+        if target.endswith(end) and len(shape) == sides - 1:
+            return (*shape[:at], 1, *shape[at:])
+    return shape
 
 
 def _inside(name: str, block: Mapping[str, str]) -> str | None:

@@ -16,6 +16,7 @@ __all__ = ["SCHEMES", "Scheme", "Stored", "declared", "stored_tensors", "unreada
 
 SCHEMES: tuple[Scheme, ...] = (
     gguf.HALVES,
+    *gguf.JOINED,
     gguf.SCHEME,
     grouped.SCHEME,
     packed.SCHEME,
