@@ -126,11 +126,7 @@ def write_gguf(
     random = np.random.default_rng(3)
     meant: dict[str, Tensor] = {}
     state = {_of_text(name): tensor for name, tensor in model.state_dict().items() if ".visual." not in name}
-    changes = {
-        name: change_of(architecture, config, name, latent)
-        for name in state
-        if name != "lm_head.weight" or not config.tie_word_embeddings
-    }
+    changes = _changes(architecture, config, state, latent)
     kinds: dict[str, Kind] = {}
     for name, tensor in _plain(state, changes):
         chosen = kind(name) if callable(kind) else kind
@@ -191,6 +187,19 @@ def _fits(weight: NDArray[np.float32], kind: Kind) -> bool:
 def _add(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
     add = {bool: writer.add_bool, int: writer.add_uint32, float: writer.add_float32, str: writer.add_string}
     (writer.add_array if isinstance(value, list) else add[type(value)])(key, value)
+
+
+def _changes(architecture: str, config: Any, state: dict[str, Tensor], latent: bool) -> dict[str, Change]:
+    return {
+        name: change_of(architecture, config, name, latent)
+        for name in state
+        if name != "lm_head.weight" or not config.tie_word_embeddings
+    }
+
+
+def plain_tensors(architecture: str, config: Any, state: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    """(GGUF name, numbers) of every tensor of the file, from a model's state."""
+    return _plain(state, _changes(architecture, config, state, True))
 
 
 def _plain(state: dict[str, Tensor], changes: dict[str, Change]) -> Iterator[tuple[str, Tensor]]:

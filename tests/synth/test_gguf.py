@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, DynamicCache
 
 import helpers_gguf
+import helpers_gguf_fields
 import locum
 from helpers_families import FAMILIES
 from helpers_laws import Subject, drive, same_bits
@@ -155,7 +156,7 @@ def expected_tensors(both: Pair) -> dict[str, np.ndarray]:
     model = AutoModelForCausalLM.from_pretrained(both.plain, dtype=torch.float32)
     architecture = ARCHITECTURES[both.plan.config["model_type"]]
     state = dict(model.state_dict())
-    plain = helpers_gguf._plain(architecture, model.config, state, True)
+    plain = helpers_gguf.plain_tensors(architecture, model.config, state)
     return {name: tensor.contiguous().numpy() for name, tensor in plain}
 
 
@@ -199,7 +200,7 @@ def test_the_metadata_are_those_of_llama_cpp_s_converter(pair: Callable[..., Pai
     assert values["general.file_type"] == gguf.LlamaFileType.MOSTLY_Q8_0
     assert values["general.quantization_version"] == gguf.GGML_QUANT_VERSION
     types = {bool: gguf.GGUFValueType.BOOL, int: gguf.GGUFValueType.UINT32, float: gguf.GGUFValueType.FLOAT32}
-    for key, value in helpers_gguf.fields(architecture, config).items():
+    for key, value in helpers_gguf_fields.fields(architecture, config).items():
         if value is None:
             assert key not in values
             continue
