@@ -37,6 +37,34 @@ _OTHERS = """
 | `model_type` | why |
 |---|---|
 """
+_GGUF = """
+## Out of GGUF files
+
+Architectures of llama.cpp whose GGUF files are read, each tried the same way against transformers on what the
+blocks of the file mean, in float32 and in bfloat16 (`tests/engine/test_gguf.py`). A tensor that stretches
+positions is refused; Llama 4 Scout has one.
+
+| `general.architecture` | `model_type` |
+|---|---|
+"""
+_GGUF_OTHERS = """
+Not read, though it has experts:
+
+| `general.architecture` | why |
+|---|---|
+"""
+
+
+def _gguf() -> list[str]:
+    from helpers_gguf import ARCHITECTURES
+    from locum.model.gguf.refused import REFUSED
+
+    types: dict[str, list[str]] = {}
+    for model_type, architecture in ARCHITECTURES.items():
+        types.setdefault(architecture, []).append(f"`{model_type}`")
+    rows = [f"| `{architecture}` | {', '.join(found)} |" for architecture, found in types.items()]
+    others = [f"| `{architecture}` | {reason} |" for architecture, reason in REFUSED.items()]
+    return [_GGUF + "\n".join(rows), _GGUF_OTHERS + "\n".join(others)]
 
 
 def page() -> str:
@@ -54,6 +82,7 @@ def page() -> str:
         "| any with code of its own | it would be anybody's code, and its experts have no common interface |"
     )
     lines = [_INTRODUCTION.format(count=len(rows)) + "\n".join(rows), _OTHERS + "\n".join([*others, last])]
+    lines += _gguf()
     return "\n".join(lines) + "\n"
 
 

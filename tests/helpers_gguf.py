@@ -15,7 +15,7 @@ from gguf import GGMLQuantizationType as Kind
 from numpy.typing import NDArray
 from torch import Tensor
 
-from helpers_families import FAMILIES, make_family
+from helpers_families import make_family
 from helpers_gguf_changes import Change, change_of
 from helpers_gguf_fields import fields, tokenizer_fields
 
@@ -40,7 +40,8 @@ ARCHITECTURES = {
     "exaone_moe": "exaone-moe",
     "mimo_v2_flash": "mimo2",
     "glm_moe_dsa": "glm-dsa",
-    "llama4_text": "llama4",
+    "llama4": "llama4",
+    "dbrx": "dbrx",
 }
 """transformers' `model_type` to llama.cpp's architecture."""
 
@@ -63,8 +64,10 @@ _OVERRIDES: dict[str, dict[str, Any]] = {  # what llama.cpp's converter does not
         },
     },
     "qwen3_vl_moe": {"mlp_only_layers": []},
-    "llama4_text": {"attention_chunk_size": 8192, "floor_scale": 8192},
+    "llama4": {"attention_chunk_size": 8192, "floor_scale": 8192},
 }
+_SEEING = ("qwen3_vl_moe",)
+"""Families whose meaning is a model with a tower, as transformers has their text only in one."""
 
 _HALVES = {  # where a block keeps its scales in float16
     Kind.Q2_K: (80, 82),
@@ -114,8 +117,9 @@ def write_gguf(
     split = options.pop("split", None)
     latent = options.pop("latent_halves", True)
     extra: dict[str, Any] = options.pop("extra", {})
-    options = {**_OVERRIDES.get(family, {}), **options}
-    model = _other(family, options) if options else make_family(family)
+    model = make_family(family)
+    if options or family in _OVERRIDES:
+        model = _other(family, {**_OVERRIDES.get(family, {}), **options})
     config = model.config.get_text_config()
     architecture = ARCHITECTURES[family]
     folder.mkdir(parents=True, exist_ok=True)
@@ -163,13 +167,13 @@ def _other(family: str, overrides: dict[str, Any]) -> Any:
     from helpers_families import auto_class, family_config
     from helpers_models import randomise
 
-    known = family_config(family.removesuffix("_text"))
+    known = family_config(family)
     text = {**known.get_text_config().to_dict(), **overrides}
-    if family in FAMILIES and known.get_text_config() is not known:
+    if family in _SEEING:
         known.text_config = type(known.get_text_config())(**text)
         model = auto_class(family).from_config(known, dtype=torch.float32).eval()
     else:
-        config = AutoConfig.for_model(**{**text, "model_type": family})
+        config = AutoConfig.for_model(**text)
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
     randomise(model)
     return model

@@ -44,12 +44,14 @@ class Change(NamedTuple):
 
 def change_of(architecture: str, config: Any, name: str, latent: bool = True) -> Change:
     """What the converter does to the parameter `name`; `latent`: whether it parts DeepSeek's `kv_b_proj`."""
-    block = ".".join(name.split(".")[1:3]).replace("layers", "blk")
+    block = ".".join(name.split(".")[1:3]).replace("layers", "blk").replace("blocks", "blk")
     if architecture in ("gpt-oss", "llama4") and ".experts." in name:
         return _turned(block, name, woven=architecture == "gpt-oss")
     if name.endswith("shared_mlp.input_linear.weight"):
         names = [f"{block}.ffn_{which}_shexp.weight" for which in ("gate", "up")]
         return Change(names, lambda both: both.chunk(2), lambda pair: torch.cat(list(pair)))
+    if ".experts.mlp." in name:
+        return _flat(block, name, config)
     if name.endswith("experts.gate_up_proj"):
         names = [f"{block}.{which}.weight" for which in _APART]
         return Change(names, lambda both: both.chunk(2, 1), lambda pair: torch.cat(list(pair), 1))
@@ -86,6 +88,21 @@ def _turned(block: str, name: str, woven: bool) -> Change:
         names,
         lambda both: [turn(both[..., ::2]), turn(both[..., 1::2])],
         lambda pair: torch.stack([turn(one) for one in pair], -1).flatten(-2),
+    )
+
+
+def _flat(block: str, name: str, config: Any) -> Change:
+    """Experts of DBRX: one below the other, the last of the three matrices turned round."""
+    which = {"w1": "gate", "v1": "up", "w2": "down"}[name.rpartition(".")[2]]
+    count = config.ffn_config.moe_num_experts
+
+    def turn(tensor: Tensor) -> Tensor:
+        return tensor.transpose(1, 2) if which == "down" else tensor
+
+    return Change(
+        [f"{block}.ffn_{which}_exps.weight"],
+        lambda one: [turn(one.view(count, -1, one.shape[-1]))],
+        lambda stored: turn(stored[0]).flatten(0, 1),
     )
 
 

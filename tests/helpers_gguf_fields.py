@@ -13,6 +13,8 @@ _GROUPS = {
 def fields(architecture: str, config: Any) -> dict[str, Any]:
     """The metadata of a model, as its converter's `set_gguf_parameters` writes it."""
     c = config.to_dict()
+    if architecture == "dbrx":
+        return {f"dbrx.{key}": value for key, value in _dbrx(c).items()}
     rope = c["rope_parameters"].get("full_attention", c["rope_parameters"])
     width = c.get("moe_intermediate_size", c["intermediate_size"])
     found: dict[str, Any] = {
@@ -96,6 +98,23 @@ _OWN: dict[str, dict[str, str]] = {  # key in the file to key in the config, wri
         "attention.indexer.top_k": "index_topk",
     },
 }
+
+
+def _dbrx(c: dict[str, Any]) -> dict[str, Any]:
+    experts, attention = c["ffn_config"], c["attn_config"]
+    return {
+        "block_count": c["n_layers"],
+        "context_length": c["max_seq_len"],
+        "embedding_length": c["d_model"],
+        "feed_forward_length": experts["ffn_hidden_size"],
+        "attention.head_count": c["n_heads"],
+        "attention.head_count_kv": attention["kv_n_heads"],
+        "attention.clamp_kqv": float(attention["clip_qkv"]),
+        "attention.layer_norm_epsilon": 1e-5,
+        "rope.freq_base": float(c["rope_parameters"]["rope_theta"]),
+        "expert_count": experts["moe_num_experts"],
+        "expert_used_count": experts["moe_top_k"],
+    }
 
 
 def _own(architecture: str, c: dict[str, Any]) -> dict[str, Any]:

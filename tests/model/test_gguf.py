@@ -1,22 +1,27 @@
 """GGUF headers: what is read from sound files, and that no lie in a file goes unnoticed or costs much."""
 
+import re
 import struct
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import gguf
 import pytest
 from gguf import GGMLQuantizationType as Kind
 from gguf import GGUFReader
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from helpers_gguf import ARCHITECTURES as WRITTEN
 from helpers_gguf import write_fields, write_gguf
 from locum.errors import CheckpointError, LocumError, ModelError, NotMoEError, UnsupportedError, UsageError
 from locum.model import Checkpoint, MoESpec, inspect, resolve
+from locum.model.gguf.architectures import ARCHITECTURES
 from locum.model.gguf.metadata import shortest
 from locum.model.gguf.reader import TextArray, read_gguf_header
+from locum.model.gguf.refused import REFUSED
 
 
 @pytest.fixture(scope="module")
@@ -149,6 +154,28 @@ def test_architectures_that_are_not_described(tmp_path: Path) -> None:
     _refused(
         write_fields(tmp_path / "b.gguf", "grok", other, TENSORS), UnsupportedError, "architecture 'grok'"
     )
+
+
+@pytest.mark.parametrize("architecture", [*REFUSED, "made-up"])
+def test_an_architecture_is_refused_with_its_reason(tmp_path: Path, architecture: str) -> None:
+    fields = {key.replace("qwen3moe", architecture): value for key, value in FIELDS.items()}
+    path = write_fields(tmp_path / "m.gguf", architecture, fields, TENSORS)
+    reason = REFUSED.get(architecture, "")
+    _refused(path, UnsupportedError, re.escape(f"architecture {architecture!r}" + (reason and f": {reason}")))
+
+
+def test_every_architecture_with_experts_is_read_or_refused() -> None:
+    experts = gguf.MODEL_TENSOR.FFN_DOWN_EXP
+    known = {
+        gguf.MODEL_ARCH_NAMES[arch] for arch, tensors in gguf.MODEL_TENSORS.items() if experts in tensors
+    }
+    assert known == {*ARCHITECTURES, *REFUSED}
+    assert ARCHITECTURES.keys() == set(WRITTEN.values())
+
+
+def test_positions_that_are_stretched_by_a_tensor(tmp_path: Path) -> None:
+    more = {**TENSORS, "rope_freqs.weight": (8,)}
+    _refused(write_fields(tmp_path / "m.gguf", "qwen3moe", FIELDS, more), UnsupportedError, "rope_freqs")
 
 
 def _change(path: Path, out: Path, at: int, with_: bytes) -> Path:

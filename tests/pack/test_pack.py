@@ -450,7 +450,7 @@ def test_a_truncated_file_is_refused(packs: Packs, tmp_path: Path, keep: int) ->
         Checkpoint.open(folder)
 
 
-@pytest.mark.parametrize("family", ["qwen3_moe", "mixtral"])
+@pytest.mark.parametrize("family", ["qwen3_moe", "mixtral", "gpt_oss", "granitemoeshared"])
 def test_a_gguf_unfolds(tmp_path: Path, family: str) -> None:
     # the blocks stay as they are; tokenizer, template and defaults get files of their own
     written = write_gguf(family, tmp_path, Kind.Q4_0, torch.bfloat16)

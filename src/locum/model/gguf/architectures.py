@@ -12,6 +12,9 @@ from locum.errors import UnsupportedError
 from locum.model.gguf import blocks, configs, names, windowed
 from locum.model.gguf.common import Config, by_turns, common
 from locum.model.gguf.metadata import Metadata
+from locum.model.gguf.refused import REFUSED
+
+_FACTORS = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +32,8 @@ class Architecture:
     """
     whole: Mapping[str, str] = field(default_factory=lambda: names.WHOLE)
     """As `block`, of what is in no block."""
+    layers: str = "model.layers"
+    """See `names.renamed`."""
     varied: bool = False
     """See `common`."""
 
@@ -41,11 +46,22 @@ def config_of(read: Metadata) -> tuple[Config, Architecture]:
     """
     architecture = ARCHITECTURES.get(read.architecture)
     if architecture is None:
+        reason = REFUSED.get(read.architecture)
         raise UnsupportedError(
-            f"locum does not read GGUF files of the architecture {read.architecture!r:.80}",
+            f"locum does not read GGUF files of the architecture {read.architecture!r:.80}"
+            + (f": {reason}" if reason else ""),
             where=read.where,
             allowed=", ".join(ARCHITECTURES),
             todo="Use the original checkpoint in safetensors: locum runs many more families from there",
+        )
+    factors = next((name for name in _FACTORS if name in read.tensors), None)
+    if factors is not None:
+        raise UnsupportedError(
+            "positions are stretched by factors that only a tensor of the file holds",
+            where=read.where,
+            allowed="positions that the metadata describe",
+            got=factors,
+            todo="Use the original checkpoint in safetensors",
         )
     config = {**common(read, architecture.varied), **architecture.config(read)}
     config["quantization_config"] = {
@@ -87,6 +103,13 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "exaone-moe": Architecture(windowed.exaone_moe, {**blocks.SHARED, **names.NEXT}),
     "mimo2": Architecture(windowed.mimo2, blocks.MIMO2, varied=True),
     "llama4": Architecture(windowed.llama4, blocks.LLAMA4, lambda read: _TURNED),
+    "dbrx": Architecture(
+        configs.dbrx,
+        blocks.DBRX,
+        lambda read: {"experts.mlp.w2": "transposed"},
+        blocks.DBRX_WHOLE,
+        layers="transformer.blocks",
+    ),
     "glm-dsa": Architecture(configs.glm_dsa, blocks.GLM_DSA),
 }
 """By llama.cpp's name."""

@@ -90,3 +90,18 @@ GLM_DSA: Mapping[str, str] = {
     "indexer.attn_k": "self_attn.indexer.wk",
     "indexer.attn_q_b": "self_attn.indexer.wq_b",
 }
+DBRX: Mapping[str, str] = {
+    "attn_norm": "norm_attn_norm.norm_1",
+    "attn_qkv": "norm_attn_norm.attn.Wqkv",
+    "attn_output": "norm_attn_norm.attn.out_proj",
+    "attn_output_norm": "norm_attn_norm.norm_2",
+    "ffn_gate_inp": "ffn.router.layer",
+    "ffn_gate_exps": "ffn.experts.mlp.w1",
+    "ffn_up_exps": "ffn.experts.mlp.v1",
+    "ffn_down_exps": "ffn.experts.mlp.w2",
+}
+DBRX_WHOLE: Mapping[str, str] = {
+    "token_embd.weight": "transformer.wte.weight",
+    "output_norm.weight": "transformer.norm_f.weight",
+    "output.weight": "lm_head.weight",
+}

@@ -15,6 +15,7 @@ def common(read: Metadata, varied: bool = False) -> Config:
     embedding = read.tensors.get("token_embd.weight")
     if embedding is None or len(embedding.shape) != 2:
         raise CheckpointError("there is no tensor 'token_embd.weight' of two sides", where=read.where)
+    kind = "" if read.has("attention.layer_norm_epsilon") else "rms_"
     config: Config = {
         "vocab_size": embedding.shape[0],
         "hidden_size": read.count("embedding_length"),
@@ -22,7 +23,7 @@ def common(read: Metadata, varied: bool = False) -> Config:
         "num_attention_heads": heads,
         "num_key_value_heads": None if varied else read.count("attention.head_count_kv", heads),
         "max_position_embeddings": read.count("context_length"),
-        "rms_norm_eps": read.real("attention.layer_norm_rms_epsilon"),
+        "rms_norm_eps": read.real(f"attention.layer_norm_{kind}epsilon"),
         "rope_parameters": rope(read),
         "tie_word_embeddings": "output.weight" not in read.tensors,
         "bos_token_id": read.token("bos"),

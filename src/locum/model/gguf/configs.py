@@ -226,3 +226,27 @@ def glm_dsa(read: Metadata) -> Config:
         "index_topk": read.count("attention.indexer.top_k"),
         "indexer_types": ["shared" if layer in bare else "full" for layer in range(count)],
     }
+
+
+def dbrx(read: Metadata) -> Config:
+    """A config of its own for attention and for experts, and other names for sizes."""
+    all_routed(read)
+    return {
+        "d_model": read.count("embedding_length"),
+        "n_heads": read.count("attention.head_count"),
+        "n_layers": layers(read),
+        "max_seq_len": read.count("context_length"),
+        "model_type": "dbrx",
+        "architectures": ["DbrxForCausalLM"],
+        "attn_config": {
+            "kv_n_heads": read.count("attention.head_count_kv"),
+            "clip_qkv": read.real("attention.clamp_kqv"),
+            "rope_theta": read.real("rope.freq_base"),
+        },
+        "ffn_config": {
+            "ffn_hidden_size": width(read),
+            "moe_num_experts": read.count("expert_count"),
+            "moe_top_k": read.count("expert_used_count"),
+            "hidden_size": read.count("embedding_length"),
+        },
+    }

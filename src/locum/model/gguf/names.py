@@ -81,15 +81,17 @@ def renamed(
     block: Mapping[str, str],
     where: object,
     whole: Mapping[str, str] = WHOLE,
+    layers: str = "model.layers",
 ) -> dict[str, TensorInfo]:
     """The tensors by the names of the parameters that they are, or are part of.
 
     `block`: for each name inside a block, the module or parameter inside the layer; `whole`: the names of the
-    others. Raises `UnsupportedError` for a tensor of another name: without a tensor it is another model.
+    others; `layers`: what holds the layers. Raises `UnsupportedError` for a tensor of another name: without a
+    tensor it is another model.
     """
     found: dict[str, TensorInfo] = {}
     for name, info in tensors.items():
-        target = whole.get(name) or _inside(name, block)
+        target = whole.get(name) or _inside(name, block, layers)
         if target is None:
             raise UnsupportedError(
                 f"locum does not know what the tensor {name!r} is to this architecture", where=where
@@ -107,12 +109,12 @@ def _unsqueezed(target: str, shape: tuple[int, ...]) -> tuple[int, ...]:
     return shape
 
 
-def _inside(name: str, block: Mapping[str, str]) -> str | None:
+def _inside(name: str, block: Mapping[str, str], layers: str) -> str | None:
     match = _BLOCK.fullmatch(name)
     if match is None or match[2] not in block:
         return None
     layer, module, kind = match[1], block[match[2]], match[3]
-    target = f"model.layers.{layer}.{module}"
+    target = f"{layers}.{layer}.{module}"
     if module.endswith(_BARE):
         return target
     if ".experts." in module:

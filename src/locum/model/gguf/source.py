@@ -65,7 +65,7 @@ def read_gguf(files: Sequence[Path]) -> GgufModel:
     return GgufModel(
         headers=headers,
         metadata=metadata,
-        tensors=renamed(tensors, known.block, where, known.whole),
+        tensors=renamed(tensors, known.block, where, known.whole, known.layers),
         config=config,
         generation_config=_generation(metadata),
     )
