@@ -142,3 +142,17 @@ def test_an_expert_that_is_stored_in_another_way_than_its_neighbours(made: Calla
 
     with pytest.raises(CheckpointError, match="expert 3"):
         expert_index(Checkpoint.open(change(path, widen)))
+
+
+def test_scales_that_nobody_reads_are_not_dropped_in_silence(made: Callable[..., Path]) -> None:
+    # attention in 8-bit floats with a scale per output, beside experts that are read
+    name = "model.layers.1.self_attn.q_proj.weight"
+
+    def per_output(tensors: dict[str, Tensor]) -> None:
+        rows = len(tensors[name])
+        tensors[f"{name}_scale"] = torch.ones(rows, 1)
+        del tensors[f"{name}_scale_inv"]
+
+    spec = MoESpec.of(Checkpoint.open(change(made(fp8, FP8), per_output)))
+    assert spec.unrunnable is not None
+    assert name in spec.unrunnable

@@ -73,8 +73,16 @@ def unreadable(checkpoint: Checkpoint, routed: Iterable[str]) -> str | None:
         return f"{error.what}: {error.got}, where locum reads {error.allowed}"
     raw = [stored[name] for name in routed if name in stored and stored[name].form == "raw"]
     odd = next((tensor for tensor in raw if tensor.pieces[0][1].dtype not in FLOATS), None)
+    if odd is None and (left := _unscaled(stored)) is not None:
+        return f"{left} is quantised with scales in a way that locum does not read"
     if odd is None:
         return None
     says = declared(checkpoint)
     form = says.get("format") or says.get("quant_method")
     return f"the experts are stored as {odd.pieces[0][1].dtype} in a way ({form}) that locum does not read"
+
+
+def _unscaled(stored: dict[str, Stored]) -> str | None:
+    """A tensor that would be taken as it is although its scale lies beside it."""
+    names = (name for name, tensor in stored.items() if tensor.form == "raw" and f"{name}_scale" in stored)
+    return next(names, None)
