@@ -49,7 +49,7 @@ def only_chosen_rows(model: nn.Module) -> None:
     """
     for module in model.modules():
         if type(module).__name__ == "Llama4TextExperts":
-            module.forward = _Chosen(module)  # type: ignore[method-assign]
+            module.forward = _Chosen(module)
 
 
 class _Chosen:

@@ -323,18 +323,23 @@ def test_killed_on_the_way_leaves_nothing_that_loads(
 ) -> None:
     source = checkpoints("olmoe", "bfloat16")
     script = (
-        "import sys, time\nfrom pathlib import Path\nfrom locum.pack import pack\n"
-        "def slow(done, total):\n    print('going', flush=True)\n    time.sleep(0.2)\n"
-        "pack(Path(sys.argv[1]), Path(sys.argv[2]), progress=slow)\n"
+        "import sys\nfrom pathlib import Path\nfrom locum.pack import pack\n"
+        "def stop(done, total):\n    print('going', flush=True)\n    sys.stdin.read()\n"
+        "pack(Path(sys.argv[1]), Path(sys.argv[2]), progress=stop)\n"
     )
     target = tmp_path / "packed"
     child = subprocess.Popen(
-        [sys.executable, "-c", script, str(source), str(target)], stdout=subprocess.PIPE, env=environment()
+        [sys.executable, "-c", script, str(source), str(target)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=environment(),
     )
+    assert child.stdin is not None
     assert child.stdout is not None
     child.stdout.readline()
     child.send_signal(signal.SIGKILL)
     child.wait()
+    child.stdin.close()
     child.stdout.close()
     assert not target.exists()
     for left in tmp_path.iterdir():

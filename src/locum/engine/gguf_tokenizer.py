@@ -52,8 +52,9 @@ def gguf_tokenizer(path: Path) -> PreTrainedTokenizerFast | None:
         options.setdefault("add_bos_token", True)
     for name, key in _SPECIAL.items():
         token = metadata.get(f"tokenizer.ggml.{key}_token_id")
-        known = isinstance(token, int) and 0 <= token < tokens.count
-        options[name] = built["tokens"][token] if known else None  # type: ignore[index]
+        options[name] = None
+        if isinstance(token, int) and 0 <= token < tokens.count:
+            options[name] = built["tokens"][token]
     backend, more = convert_gguf_tokenizer(metadata["general.architecture"], built)
     return PreTrainedTokenizerFast(tokenizer_object=backend, **options, **more)
 

@@ -31,7 +31,7 @@ ITEM_BYTES = {
 
 _FILE = re.compile(r"experts-\d{5}\.bin")
 _XXH3 = re.compile(r"[0-9a-f]{16}")
-_TODO = "Pack the model again, or copy the folder again"
+_REMEDY = "Pack the model again, or copy the folder again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,18 +95,18 @@ def read_packed(folder: Path) -> Packed | None:
     try:
         document: Any = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise CheckpointError("not valid JSON", where=path, got=error, todo=_TODO) from error
+        raise CheckpointError("not valid JSON", where=path, got=error, todo=_REMEDY) from error
     if not isinstance(document, dict) or document.get("schema") != SCHEMA:
         schema = document.get("schema") if isinstance(document, dict) else None
         raise CheckpointError("another format of packed folders", where=path, allowed=SCHEMA, got=schema)
     digest = document.pop("sha256", None)
     if digest != index_digest(document):
-        raise CheckpointError("the index is damaged", where=path, got="another checksum", todo=_TODO)
+        raise CheckpointError("the index is damaged", where=path, got="another checksum", todo=_REMEDY)
     try:
         packed = _packed(document, digest)
         _check(packed)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise CheckpointError("the index is damaged", where=path, got=error, todo=_TODO) from error
+        raise CheckpointError("the index is damaged", where=path, got=error, todo=_REMEDY) from error
     for name, size in packed.files:
         found = (folder / name).stat().st_size if (folder / name).is_file() else None
         if found != size:
@@ -116,7 +116,7 @@ def read_packed(folder: Path) -> Packed | None:
                 where=folder / name,
                 allowed=f"{size} bytes",
                 got=got,
-                todo=_TODO,
+                todo=_REMEDY,
             )
     return packed
 
