@@ -523,3 +523,24 @@ def test_packing_a_plan_takes_little_memory(tmp_path: Path, kind: str) -> None:
     )  # fmt: skip
     shutil.rmtree(tmp_path / "packed")
     assert int(done.stdout) * 1024 < 2 << 30
+
+
+def test_all_that_the_model_needs_comes_along(checkpoints: Callable[..., Path], tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(checkpoints("olmoe", "bfloat16"), source)
+    (source / "tokenizer.json").write_text("{}" + " " * (17 << 20))  # as long as those of large vocabularies
+    (source / "additional_chat_templates").mkdir()
+    (source / "additional_chat_templates" / "tool_use.jinja").write_text("x")
+    pack(source, tmp_path / "packed")
+    names = {str(p.relative_to(tmp_path / "packed")) for p in (tmp_path / "packed").rglob("*")}
+    assert {"tokenizer.json", "generation_config.json", "additional_chat_templates/tool_use.jinja"} <= names
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("fp16", torch.float16)])
+def test_floats_are_floats_throughout(
+    checkpoints: Callable[..., Path], tmp_path: Path, precision: str, dtype: torch.dtype
+) -> None:
+    pack(checkpoints("olmoe", "bfloat16"), tmp_path / "packed", PackOptions(experts=precision))
+    stored = load_file(tmp_path / "packed" / "backbone.safetensors")
+    assert {tensor.dtype for tensor in stored.values()} == {dtype}
+    assert MoESpec.of(Checkpoint.open(tmp_path / "packed")).dtype == str(dtype).removeprefix("torch.")

@@ -66,7 +66,7 @@ def linear_names(skeleton: PreTrainedModel, names: Iterator[str]) -> set[str]:
 class BackboneWriter:
     """Writes the tensors `state` in `precision`; those in `linear` are quantised where that is asked for.
 
-    `main`: the dtype that the model computes in.
+    `main`: the dtype that most of the source is in.
     """
 
     def __init__(

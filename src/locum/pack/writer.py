@@ -37,9 +37,9 @@ from locum.units import MIB
 PRECISIONS = (STORED, *FLOATS, *BITS)
 FILE_BYTES = 16 << 30
 """A file with experts is closed once it is as long as this."""
-_SMALL_FILES = 64 * MIB
-"""Config, tokenizer and index, generously; larger files beside a checkpoint are not copied."""
-_COPIED = (".json", ".jinja", ".txt", ".model", ".md", "")
+_SMALL_FILES = 256 * MIB
+"""Room for config, tokenizer and index, generously."""
+_COPIED = (".json", ".jinja", ".txt", ".model", ".tiktoken", ".md", "")
 _NAMES = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32", "float64": "fp64"}
 Progress = Callable[[int, int], None]
 
@@ -213,7 +213,9 @@ class Packing:
     def _backbone(self) -> BackboneWriter:
         state = dict(_backbone_state(self.origin, self.skeleton, self.spec, self.dtype))
         linear = linear_names(self.skeleton, iter(state))
-        return BackboneWriter(state, linear, self.backbone_precision, self.options.group, self.dtype)
+        return BackboneWriter(
+            state, linear, self.backbone_precision, self.options.group, torch_dtype(self.spec.dtype)
+        )
 
     def write_backbone(self, path: Path, tell: Report) -> None:
         """Write everything else of the model."""
@@ -227,10 +229,10 @@ class Packing:
             _copy_small_files(self.checkpoint.folder, folder)
         config = deepcopy(dict(self.checkpoint.config))
         for part in (config, config.get("text_config")):
-            for key in ("quantization_config", "compression_config", "torch_dtype"):
-                if isinstance(part, dict):
+            if isinstance(part, dict):
+                for key in ("quantization_config", "compression_config", "torch_dtype"):
                     part.pop(key, None)
-        config["dtype"] = str(self.dtype).removeprefix("torch.")
+                part["dtype"] = str(self.dtype).removeprefix("torch.")
         write_json(folder / "config.json", config, indent=2)
 
     def index(self, layers: list[dict[str, Any]], files: list[dict[str, Any]]) -> dict[str, Any]:
@@ -253,9 +255,11 @@ class Packing:
 def _copy_small_files(source: Path, folder: Path) -> None:
     for path in sorted(source.iterdir()):
         weights = path.name.endswith(".index.json") or path.name == INDEX
-        small = path.is_file() and path.stat().st_size < _SMALL_FILES // 4
-        if small and path.suffix in _COPIED and not weights:
+        if path.is_file() and path.suffix in _COPIED and not weights:
             shutil.copyfile(path, folder / path.name)
+    templates = source / "additional_chat_templates"
+    if templates.is_dir():
+        shutil.copytree(templates, folder / templates.name)
 
 
 def _unfold(checkpoint: Checkpoint, folder: Path) -> None:
