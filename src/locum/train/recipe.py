@@ -87,6 +87,8 @@ class Recipe:
     decay: float = 0.2
     seed: int = 0
     mix: dict[str, float] = field(default_factory=lambda: dict(MIX))
+    changes: dict[str, Any] = field(default_factory=dict)
+    """Settings of the model's config that this run has otherwise."""
 
     @property
     def tokens_per_step(self) -> int:
@@ -95,14 +97,14 @@ class Recipe:
 
     def to_json(self) -> dict[str, Any]:
         """All numbers, the model's config included."""
-        return asdict(self) | {"config": MODELS[self.model]}
+        return asdict(self) | {"config": MODELS[self.model] | self.changes}
 
     def build(self) -> PreTrainedModel:
         """A fresh model in float32, its weights drawn from `seed`."""
         import torch
 
         torch.manual_seed(self.seed)
-        settings = dict(MODELS[self.model])
+        settings = MODELS[self.model] | self.changes
         kind = settings.pop("model_type")
         config = AutoConfig.for_model(kind, **settings)
         if kind != "qwen3":
