@@ -219,6 +219,35 @@ def test_so_many_tokens_whatever_the_time(data: Data, short: Recipe, tmp_path: P
         assert torch.equal(tensor, second.model.state_dict()[name]), name
 
 
+def test_an_exported_model_goes_on(
+    data: Data, grouped: dict[str, list[Document]], short: Recipe, tmp_path: Path
+) -> None:
+    from dataclasses import replace
+
+    run = Run(short, data)
+    run.train_to(8 * short.tokens_per_step)
+    export(run.model, data.tokenizer, tmp_path / "out", run.facts())
+    on = Run(short, data)
+    on.start_from(tmp_path / "out")
+    assert (on.step, on.began) == (8, 8)
+    for name, tensor in on.model.state_dict().items():
+        assert torch.equal(tensor, run.model.state_dict()[name].bfloat16().float()), name
+    on.save(tmp_path / "state")
+    steps(on, 1)
+    assert on.optimisers[0].param_groups[0]["lr"] == pytest.approx(short.matrix_lr / short.warmup)
+    resumed = Run(short, data)
+    resumed.resume(tmp_path / "state")
+    steps(resumed, 1)
+    assert torch.equal(next(on.model.parameters()), next(resumed.model.parameters()))
+    with pytest.raises(UsageError, match="another model"):
+        Run(replace(short, changes={"num_experts": 8}), data).start_from(tmp_path / "out")
+    write_data({"c": grouped["c"]}, tmp_path / "data", data.tokenizer)
+    Run(short, Data(tmp_path / "data")).start_from(tmp_path / "out")
+    write_data({"c": grouped["c"]}, tmp_path / "data")
+    with pytest.raises(UsageError, match="another tokenizer"):
+        Run(short, Data(tmp_path / "data")).start_from(tmp_path / "out")
+
+
 def test_what_is_exported_is_what_was_trained(data: Data, short: Recipe, tmp_path: Path) -> None:
     run = Run(short, data)
     steps(run, 2)

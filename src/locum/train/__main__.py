@@ -24,6 +24,7 @@ def main(argv: list[str] | None = None) -> int:
         os.environ.setdefault("OMP_WAIT_POLICY", "active")
         os.execv(sys.executable, [sys.executable, "-m", "locum.train", *(argv or sys.argv[1:])])  # noqa: S606 - us again
     import torch
+    from tokenizers import Tokenizer
 
     from locum.train.corpus import by_domain, documents
     from locum.train.data import Data, write_data
@@ -38,11 +39,15 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     if not (asked.data / "data.json").exists():
         _say(f"collecting this machine's text into {asked.data}")
-        write_data(by_domain(documents(), asked.characters), asked.data)
+        tokenizer = None if asked.start is None else Tokenizer.from_file(str(asked.start / "tokenizer.json"))
+        write_data(by_domain(documents(), asked.characters), asked.data, tokenizer)
     data = Data(asked.data)
     recipe = RECIPES[asked.model]
     recipe = replace(recipe, seed=asked.seed)
     run = Run(recipe, data, say=_say)
+    if asked.start is not None and not (asked.state / "state.safetensors").exists():
+        run.start_from(asked.start)
+        run.save(asked.state)
     if run.resume(asked.state):
         _say(f"going on at step {run.step}, {run.tokens / 1e6:.2f}M tokens, {run.seconds / 60:.0f} min")
     if asked.tokens is not None:
@@ -69,6 +74,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--state", type=Path, default=Path("build/train/state"), help="folder to go on from and to save in"
     )
+    parser.add_argument("--start", type=Path, help="an exported model to go on from, where there is no state")
     parser.add_argument("--out", type=Path, help="finish: let the learning rate fall, export here")
     parser.add_argument("--held-out", type=Path, help="write the held-out text here, and do nothing else")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)

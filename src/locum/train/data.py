@@ -55,10 +55,12 @@ def _sample(documents: dict[str, list[Document]]) -> Iterator[str]:
         yield "\n".join(f"{task.prompt} {task.answer}" for task, _ in zip(source, range(500), strict=False))
 
 
-def write_data(documents: dict[str, list[Document]], folder: Path) -> None:
-    """Make the data folder."""
+def write_data(
+    documents: dict[str, list[Document]], folder: Path, tokenizer: Tokenizer | None = None
+) -> None:
+    """Make the data folder, with a tokenizer trained on its text unless one is given."""
     folder.mkdir(parents=True, exist_ok=True)
-    tokenizer = train_tokenizer(documents)
+    tokenizer = tokenizer or train_tokenizer(documents)
     tokenizer.save(str(folder / "tokenizer.json"))
     facts: dict[str, Any] = {"domains": {}, "packages": {}}
     for domain, members in documents.items():

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F  # noqa: N812 - the name everybody gives it
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
 
 from locum.errors import UsageError
 from locum.train.balance import Balance
@@ -37,6 +38,8 @@ class Run:
     say: Callable[[str], None] = print
     step: int = 0
     seconds: float = 0.0
+    began: int = 0
+    """The step at which the optimisers knew nothing: the learning rate warms up from there."""
     curve: list[dict[str, float]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -57,7 +60,7 @@ class Run:
         r = self.recipe
         for optimiser, peaks in zip(self.optimisers, self._peaks, strict=True):
             for group, peak in zip(optimiser.param_groups, peaks, strict=True):
-                group["lr"] = peak * scale * min(1.0, (self.step + 1) / r.warmup)
+                group["lr"] = peak * scale * min(1.0, (self.step - self.began + 1) / r.warmup)
         ids, labels = map(torch.from_numpy, self.data.batch(self.step, r.rows, r.length, r.mix, r.seed))
         logits = self.model(input_ids=ids[:, :-1], use_cache=False).logits
         loss = F.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten(), ignore_index=IGNORE)
@@ -79,18 +82,19 @@ class Run:
         end = time.monotonic() + 60 * minutes
         self._train_while(lambda: time.monotonic() < end, state)
 
-    def train_to(self, tokens: int, state: Path) -> None:
-        """Train at the full rate until so many tokens have been seen in all, saving now and then."""
+    def train_to(self, tokens: int, state: Path | None = None) -> None:
+        """Train at the full rate until so many tokens have been seen, saving now and then in `state`."""
         self._train_while(lambda: self.tokens < tokens, state)
 
-    def _train_while(self, more: Callable[[], bool], state: Path) -> None:
+    def _train_while(self, more: Callable[[], bool], state: Path | None) -> None:
         saved = time.monotonic()
         while more():
             self._timed_step(1.0)
-            if time.monotonic() - saved > SAVE_SECONDS:
+            if state is not None and time.monotonic() - saved > SAVE_SECONDS:
                 self.save(state)
                 saved = time.monotonic()
-        self.save(state)
+        if state is not None:
+            self.save(state)
 
     def finish(self, minutes: float) -> None:
         """Train for about `minutes` while the learning rate falls to nothing. Nothing is saved."""
@@ -147,7 +151,7 @@ class Run:
                         steps[f"{number}.{index}.{key}"] = float(value)
         document = {
             "recipe": self.recipe.to_json(), "step": self.step, "seconds": self.seconds,
-            "curve": self.curve, "scalars": steps,
+            "began": self.began, "curve": self.curve, "scalars": steps,
         }  # fmt: skip
         part = folder / "state.part"
         save_file({k: v.contiguous() for k, v in tensors.items()}, part, {"locum": json.dumps(document)})
@@ -163,13 +167,7 @@ class Run:
         with safe_open(path, "pt") as file:
             document = json.loads(file.metadata()["locum"])
         tensors = load_file(path)
-        if document["recipe"]["model"] != self.recipe.model:
-            raise UsageError(
-                "this state is of another model",
-                where=str(path),
-                allowed=self.recipe.model,
-                got=document["recipe"]["model"],
-            )
+        self._must_be(document["recipe"]["model"], self.recipe.model, path)
         weights = {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
         missing, extra = self.model.load_state_dict(weights, strict=False)
         assert not extra
@@ -188,4 +186,29 @@ class Run:
                 {"state": content, "param_groups": optimiser.state_dict()["param_groups"]}
             )
         self.step, self.seconds, self.curve = document["step"], document["seconds"], document["curve"]
+        self.began = document["began"]
         return True
+
+    def start_from(self, folder: Path) -> None:
+        """Go on from an exported model: its weights and its count of steps, optimisers that know nothing.
+
+        Raises `UsageError` when it is of another shape, or its tokenizer is not the one of the data.
+        """
+        facts = json.loads((folder / "training.json").read_text(encoding="utf-8"))
+        self._must_be(facts["recipe"]["config"], self.recipe.to_json()["config"], folder)
+        words = Tokenizer.from_file(str(folder / "tokenizer.json")).get_vocab()
+        if words != self.data.tokenizer.get_vocab():
+            raise UsageError(
+                "the data was made with another tokenizer", where=str(self.data.folder),
+                todo="make it anew, in another folder, with the same --start",
+            )  # fmt: skip
+        with torch.no_grad():
+            exported = type(self.model).from_pretrained(folder, dtype=torch.float32).state_dict()
+            self.model.load_state_dict(exported)
+        self.step = self.began = facts["steps"]
+        self.seconds, self.curve = facts["seconds"], facts["curve"]
+
+    @staticmethod
+    def _must_be(got: Any, allowed: Any, where: Path) -> None:
+        if got != allowed:
+            raise UsageError("this is another model", where=str(where), allowed=str(allowed), got=str(got))

@@ -52,11 +52,8 @@ ROWS = 24
 def measure(recipe: Recipe, data: Data, steps: int) -> dict[str, Any]:
     """Train for `steps`, the last fifth at a falling rate, and look at held-out text."""
     run = Run(recipe, data, say=lambda _: None)
-    steady = round(steps * (1 - recipe.decay))
-    for step in range(steps):
-        begin = run.step
-        run._timed_step(1.0 if step < steady else 1.0 - (step - steady) / (steps - steady))
-        assert run.step == begin + 1
+    run.train_to(round(steps * (1 - recipe.decay)) * recipe.tokens_per_step)
+    run.finish_at(steps * recipe.tokens_per_step)
     bits, told, load_LE = held_out(run, data)
     return {
         "bits_per_byte": bits, "all": sum(bits.values()) / len(bits), "seconds": round(run.seconds, 1),
@@ -92,17 +89,17 @@ def table(found: Iterable[dict[str, Any]], tokens: int) -> str:
     lines = [
         "# Matched runs that settled the recipe",
         "",
-        f"{tokens / 1e6:.2f} million tokens each, same data, one number changed; held-out bits per byte (mean of",
-        "the domains), seconds on one thread, how much of the domain an expert tells, most and least loaded.",
+        f"{tokens / 1e6:.2f} million tokens each, same data, one number changed; bits per held-out byte (mean",
+        "of the domains), seconds, how much of the domain an expert tells, most and least loaded.",
         "",
         "| variant | bits per byte | seconds | tells | most | least |",
         "|---|---|---|---|---|---|",
     ]
-    for row in found:
-        lines.append(
-            f"| {row['variant']} | {row['all']:.3f} | {row['seconds']:.0f} | {row['specialised']:.3f} "
-            f"| {row['most']:.2f} | {row['least']:.2f} |"
-        )
+    lines += [
+        f"| {row['variant']} | {row['all']:.3f} | {row['seconds']:.0f} | {row['specialised']:.3f} "
+        f"| {row['most']:.2f} | {row['least']:.2f} |"
+        for row in found
+    ]
     return "\n".join(lines) + "\n"
 
 
