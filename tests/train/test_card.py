@@ -102,7 +102,10 @@ def test_every_recipe_trains(name: str, tmp_path: Path) -> None:
         Document("python", f"f{n}", "python", "PSF-2.0", f"def f{n}(): return {n}\n" * 30) for n in range(60)
     ]
     write_data({"python": documents}, tmp_path)
-    run = Run(replace(RECIPES[name], rows=2, length=32, warmup=1, mix={"python": 1.0}), Data(tmp_path))
+    run = Run(
+        replace(RECIPES[name], tokens_per_step=64, lengths=(32,), warmup=1, mix={"python": 1.0}),
+        Data(tmp_path),
+    )
     losses = [run.one_step(1.0)["loss"] for _ in range(12)]
     assert losses[-1] < losses[0] - 0.5
     assert bool(run.balance.routers) == (name != "dense")

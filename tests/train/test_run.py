@@ -72,7 +72,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> Recipe:
     }
     config = recipes.MODELS["tiny"] | small | {"moe_intermediate_size": 64}
     monkeypatch.setitem(recipes.MODELS, "tiny", config)
-    return Recipe(rows=2, length=32, warmup=3)
+    return Recipe(tokens_per_step=64, lengths=(32,), warmup=3)
 
 
 def test_only_free_text_is_taken(root: Path, grouped: dict[str, list[Document]]) -> None:

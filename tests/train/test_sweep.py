@@ -17,7 +17,7 @@ SMALL = {
     "hidden_size": 32, "num_hidden_layers": 2, "head_dim": 16, "num_experts": 4,
     "num_experts_per_tok": 2, "moe_intermediate_size": 64,
 }  # fmt: skip
-RECIPE = Recipe(rows=2, length=32, warmup=3, changes=SMALL)
+RECIPE = Recipe(tokens_per_step=64, lengths=(32,), warmup=3, changes=SMALL)
 
 
 @pytest.fixture

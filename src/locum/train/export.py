@@ -10,6 +10,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from locum.files import write_json
 from locum.train.data import END, PAD
 
+CHAT = "{{ messages | map(attribute='content') | join('\\n') }}"
+"""A model trained on plain text has no turns: a chat is the text so far, to be gone on with."""
 SHARD = "15MB"
 """Largest file, so that every shard can be reviewed, mailed and mirrored."""
 
@@ -32,7 +34,8 @@ def export(model: PreTrainedModel, tokenizer: Tokenizer, folder: Path, facts: di
     shell.save_pretrained(folder, max_shard_size=SHARD)
     wrapped = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, eos_token=END, bos_token=END, pad_token=PAD,
-        clean_up_tokenization_spaces=False, model_max_length=model.config.max_position_embeddings,
+        clean_up_tokenization_spaces=False, chat_template=CHAT,
+        model_max_length=model.config.max_position_embeddings,
     )  # fmt: skip
     wrapped.save_pretrained(folder)
     write_json(folder / "training.json", facts, indent=1)

@@ -61,7 +61,7 @@ class Run:
         for optimiser, peaks in zip(self.optimisers, self._peaks, strict=True):
             for group, peak in zip(optimiser.param_groups, peaks, strict=True):
                 group["lr"] = peak * scale * min(1.0, (self.step - self.began + 1) / r.warmup)
-        ids, labels = map(torch.from_numpy, self.data.batch(self.step, r.rows, r.length, r.mix, r.seed))
+        ids, labels = map(torch.from_numpy, self.data.batch(self.step, *r.shape(self.step), r.mix, r.seed))
         logits = self.model(input_ids=ids[:, :-1], use_cache=False).logits
         loss = F.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten(), ignore_index=IGNORE)
         balance = self.balance.loss()

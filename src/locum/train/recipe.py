@@ -21,7 +21,7 @@ _COMMON: dict[str, Any] = {
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
     "head_dim": 64,
-    "max_position_embeddings": 2048,
+    "max_position_embeddings": 1024,
     "rope_theta": 10000.0,
     "rms_norm_eps": 1e-6,
     "tie_word_embeddings": True,
@@ -81,8 +81,9 @@ class Recipe:
     matrix_lr: float = 6e-3
     weight_decay: float = 0.1
     warmup: int = 200
-    rows: int = 16
-    length: int = 256
+    tokens_per_step: int = 4096
+    lengths: tuple[int, ...] = (256, 512, 1024)
+    """Lengths of the rows, step by step by turns: short ones are cheap, long ones teach what is far away."""
     balance: float = 0.02
     decay: float = 0.2
     seed: int = 0
@@ -90,10 +91,10 @@ class Recipe:
     changes: dict[str, Any] = field(default_factory=dict)
     """Settings of the model's config that this run has otherwise."""
 
-    @property
-    def tokens_per_step(self) -> int:
-        """Tokens of one optimiser step."""
-        return self.rows * self.length
+    def shape(self, step: int) -> tuple[int, int]:
+        """(rows, length of a row) of a step."""
+        length = self.lengths[step % len(self.lengths)]
+        return self.tokens_per_step // length, length
 
     def to_json(self) -> dict[str, Any]:
         """All numbers, the model's config included."""

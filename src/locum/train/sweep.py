@@ -26,7 +26,7 @@ from locum.train.data import Data
 from locum.train.loop import Run
 from locum.train.recipe import Recipe
 
-BASE = Recipe(warmup=50)
+BASE = Recipe(warmup=50, lengths=(256,))
 
 
 def _experts(count: int, chosen: int, width: int) -> dict[str, int]:
@@ -64,7 +64,7 @@ def measure(recipe: Recipe, data: Data, steps: int) -> dict[str, Any]:
 @torch.no_grad()
 def held_out(run: Run, data: Data) -> tuple[dict[str, float], float, torch.Tensor]:
     """(bits per byte by domain, specialisation, load [L, E]) on held-out rows."""
-    length, bits, counts = run.recipe.length, {}, []
+    length, bits, counts = run.recipe.lengths[0], {}, []
     for domain in data.domains:
         ids = torch.from_numpy(_rows(data.streams[domain, "held-out"], length).astype(np.int64))
         logits = run.model(input_ids=ids[:, :-1], use_cache=False).logits
@@ -89,8 +89,8 @@ def table(found: Iterable[dict[str, Any]], tokens: int) -> str:
     lines = [
         "# Matched runs that settled the recipe",
         "",
-        f"{tokens / 1e6:.2f} million tokens each, same data, one number changed; bits per held-out byte (mean",
-        "of the domains), seconds, how much of the domain an expert tells, most and least loaded.",
+        f"{tokens / 1e6:.2f} million tokens each, same data, one number changed; held-out bits per byte",
+        "(mean of the domains), seconds, how much of the domain an expert tells, most and least loaded.",
         "",
         "| variant | bits per byte | seconds | tells | most | least |",
         "|---|---|---|---|---|---|",
