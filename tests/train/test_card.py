@@ -21,6 +21,7 @@ from locum.train.corpus import Document
 from locum.train.data import Data
 from locum.train.loads import expert_loads
 from locum.train.loop import Run
+from locum.train.overlap import overlap
 from locum.train.recipe import MODELS, RECIPES
 
 TEXTS = [
@@ -68,6 +69,17 @@ def test_baselines() -> None:
     whole = TEXTS[1].text.encode()
     packed = lzma.compress(whole, preset=9 | lzma.PRESET_EXTREME)
     assert xz_bits(TEXTS)["b"] == 8 * len(packed) / len(whole)
+
+
+def test_overlap() -> None:
+    lines = [f"line {n} of a text that is long enough to be told from others" for n in range(8)]
+    train = [Document("a", "f", "p", "MIT", "\n".join(["first", *lines]))]
+    half = Text("a", "\n".join([*lines[:5], "another line", *("more and more of it " * 3 for _ in range(2))]))
+    short = Text("b", "\n".join("}" * 9))
+    # blocks of `half` by their first lines: 0 and 1 are known, 2, 3 and 4 hold what is new
+    assert overlap({"a": train}, [half, short]) == {"a": 2 / 5, "b": 0.0, "all": 2 / 5}
+    held_out = next(d for n in range(999) if (d := Document("a", f"{n}", "p", "MIT", train[0].text)).held_out)
+    assert overlap({"a": [held_out]}, [half])["all"] == 0
 
 
 def test_a_card(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:

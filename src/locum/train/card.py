@@ -17,6 +17,7 @@ from locum.evaluate.questions import examine
 from locum.evaluate.texts import shipped_texts
 from locum.files import write_json, write_text
 from locum.train.baselines import byte_model_bits, xz_bits
+from locum.train.overlap import overlap
 
 QUESTIONS = 100
 LEARNT = 0.9
@@ -36,8 +37,10 @@ def measure(folder: Path, dense: Path | None, characters: int) -> dict[str, Any]
         loads = expert_loads(engine, texts)
     found: dict[str, Any] = evaluation.to_json()
     found["loads"] = [[round(load, 3) for load in layer] for layer in loads]
+    corpus = by_domain(documents(), characters)
+    found["overlap"] = {name: round(share, 4) for name, share in overlap(corpus, texts).items()}
     found["baselines"] = {
-        "order-5 byte model": byte_model_bits(by_domain(documents(), characters), texts),
+        "order-5 byte model": byte_model_bits(corpus, texts),
         "xz -9e": xz_bits(texts),
     }
     if dense is not None:
@@ -80,7 +83,8 @@ def write_card(folder: Path, training: Mapping[str, Any], found: Mapping[str, An
         *_text_table(found),
         "",
         "Whole files were held out; the interval is a 95% bootstrap over files. The baselines saw the same",
-        "training text, but for xz, which compresses the held-out text itself.",
+        "training text, but for xz, which compresses the held-out text itself. Seen: the share of blocks of",
+        "four lines that stand in some training file too.",
         "",
         "## Generated tasks, held-out questions answered exactly",
         "",
@@ -122,12 +126,13 @@ def write_card(folder: Path, training: Mapping[str, Any], found: Mapping[str, An
 
 def _text_table(found: Mapping[str, Any]) -> list[str]:
     names = list(found["baselines"])
-    rows = ["| domain | this model | " + " | ".join(names) + " |", "|---" * (2 + len(names)) + "|"]
+    rows = ["| domain | this model | " + " | ".join(names) + " | seen |", "|---" * (3 + len(names)) + "|"]
     figures = {"all": found["bits_per_byte"]} | {n: d["bits_per_byte"] for n, d in found["domains"].items()}
     for domain, figure in figures.items():
         low, high = figure["ci"]
         others = " | ".join(f"{found['baselines'][name][domain]:.2f}" for name in names)
-        rows.append(f"| {domain} | {figure['value']:.2f} ({low:.2f} to {high:.2f}) | {others} |")
+        seen = f"{found['overlap'][domain]:.0%}"
+        rows.append(f"| {domain} | {figure['value']:.2f} ({low:.2f} to {high:.2f}) | {others} | {seen} |")
     return rows
 
 
