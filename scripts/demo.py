@@ -13,7 +13,8 @@ from locum.bench.identity import recorded, replay, same_bits
 from locum.cli.output import Output, OutputOptions
 from locum.engine.engine import load
 from locum.engine.outcome import Outcome
-from locum.engine.session import introduce, known_profile, shipped_model
+from locum.engine.session import introduce, known_profile
+from locum.model.shipped import shipped_model
 
 PROMPT = "Explain in one paragraph what a locum is."
 TOKENS = 48

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from locum.synth.demo import demo_model
+from locum.model.shipped import shipped_model
 
 ROOT = Path(__file__).parents[2]
 DOCS = sorted(
@@ -27,7 +27,7 @@ SNIPPETS = [
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder where the model that the documents speak of lies."""
     folder = tmp_path_factory.mktemp("docs")
-    shutil.copytree(demo_model(folder / "cache"), folder / "my-model")
+    shutil.copytree(shipped_model(), folder / "my-model")
     return folder
 
 

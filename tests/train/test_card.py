@@ -95,11 +95,13 @@ def test_a_card(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "curve": [point], "data": {"domains": {"a": {"train": {"documents": 1, "bytes": 10}}}},
     }  # fmt: skip
     (model / "training.json").write_text(json.dumps(training))
-    assert card.main([str(model)]) == 0
+    status = card.main([str(model), "--bound", "1.5"])
     found = json.loads((model / "evaluation.json").read_text())
     text = (model / "README.md").read_text()
     assert f"| all | {found['bits_per_byte']['value']:.2f} (" in text
     assert f"{found['baselines']['xz -9e']['b']:.2f}" in text
+    # the bound was far off for this one, and the status says so
+    assert (status, card.judge(1.5, 1.5)) == (1, 0)
     assert "not learnt" in text
     assert "| 50 | 0.00M | 3.250 |" in text
 

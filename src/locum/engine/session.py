@@ -14,8 +14,9 @@ from locum.engine.engine import Engine, load
 from locum.engine.generation import Generation
 from locum.engine.outcome import Outcome, measured_ceiling
 from locum.errors import LocumError
-from locum.machine.profile import MachineProfile, cache_folder, load_cached, measure
+from locum.machine.profile import MachineProfile, load_cached, measure
 from locum.model.hub import resolve
+from locum.model.shipped import shipped_model
 from locum.units import format_bytes, format_rate
 
 
@@ -116,13 +117,6 @@ def known_profile(path: Path, screen: Screen) -> MachineProfile:
             subprocess.run(command, check=False, capture_output=True)  # noqa: S603 - our own module
             profile = load_cached(path) or measure(folder)
     return profile
-
-
-def shipped_model() -> Path:
-    """The model that ships with locum: until a trained one does, a small random one made on the spot."""
-    from locum.synth.demo import demo_model
-
-    return demo_model(cache_folder() / "demo")
 
 
 def choices(options: Options) -> dict[str, Any]:

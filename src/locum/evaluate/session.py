@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from locum.engine.engine import Engine, load
-from locum.engine.session import shipped_model
 from locum.errors import BudgetError, UsageError
 from locum.evaluate.evaluation import Evaluation
 from locum.evaluate.likelihood import score
@@ -17,6 +16,7 @@ from locum.machine.limits import memory_limit
 from locum.model.budget import AUTO_SHARE
 from locum.model.checkpoint import Checkpoint
 from locum.model.hub import resolve
+from locum.model.shipped import shipped_model
 from locum.model.spec import MoESpec
 from locum.units import format_bytes
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from locum.errors import CheckpointError, ModelError, UsageError
 from locum.model.checkpoint import INDEX, SINGLE, read_json
+from locum.model.shipped import NAME as SHIPPED
+from locum.model.shipped import shipped_model
 
 SMALL = ("*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken")
 """Config, tokenizer and chat template files. Code (`*.py`) and pickles (`*.bin`, `*.pt`) stay on the hub."""
@@ -20,21 +22,25 @@ _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*/[A-Za-z0-9][A-Za-z0-9_.-]*(@[A-Za-
 def resolve(model: str | Path) -> Path:
     """The folder or GGUF file of a model: itself, or what the hub has as `org/name` or `org/name@revision`.
 
+    `locum-tiny` is the model that ships with locum, unless there is a folder of that name.
+
     A hub id is downloaded into the hub's cache, progress and resuming included; only what a checkpoint needs
     is fetched, the weights as the index names them. With `HF_HUB_OFFLINE=1` nothing but the cache is used.
 
     Raises `UsageError` when it is neither a folder, a GGUF file nor an id, `ModelError` when the hub does not
     have it, does not give it, or cannot be reached and the cache does not have it.
     """
-    asked = split_id(model)
-    return Path(model).expanduser() if asked is None else _download(*asked)
+    if (asked := split_id(model)) is not None:
+        return _download(*asked)
+    folder = Path(model).expanduser()
+    return shipped_model() if str(model) == SHIPPED and not folder.is_dir() else folder
 
 
 def split_id(model: str | Path) -> tuple[str, str | None] | None:
-    """(repository, revision) of a hub id; None for a folder or a GGUF file, else raises `UsageError`."""
+    """(repository, revision) of a hub id; None for what is here already, else raises `UsageError`."""
     name = str(model)
     folder = Path(model).expanduser()
-    if folder.is_dir() and name:  # pathlib takes an empty name for the current folder
+    if (folder.is_dir() and name) or name == SHIPPED:  # pathlib takes an empty name for the current folder
         return None
     if folder.suffix == ".gguf" and folder.exists():
         return None
@@ -46,7 +52,9 @@ def split_id(model: str | Path) -> tuple[str, str | None] | None:
         )
     if not _ID.fullmatch(name):
         raise UsageError(
-            "no such model folder", allowed="a folder, or a hub id such as org/name", got=repr(name)
+            "no such model folder",
+            allowed=f"a folder, a hub id such as org/name, or {SHIPPED}",
+            got=repr(name),
         )
     repository, _, revision = name.partition("@")
     return repository, revision or None

@@ -170,13 +170,20 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--dense", type=Path, help="the dense model trained on the same tokens")
     parser.add_argument("--characters", type=int, default=12_000_000, help="as the training was given")
+    parser.add_argument("--bound", type=float, help="bits per byte to reach; else the exit status is 1")
     asked = parser.parse_args(argv)
     training = json.loads((asked.folder / "training.json").read_text(encoding="utf-8"))
     found = measure(asked.folder, asked.dense, asked.characters)
     write_json(asked.folder / "evaluation.json", found, indent=1)
     write_text(asked.folder / "README.md", write_card(asked.folder, training, found))
     sys.stdout.write(f"wrote {asked.folder / 'README.md'}\n")
-    return 0
+    return 0 if asked.bound is None else judge(found["bits_per_byte"]["value"], asked.bound)
+
+
+def judge(reached: float, bound: float) -> int:
+    """Say whether the bound is reached; the exit status, 0 when it is."""
+    sys.stdout.write(f"{reached:.2f} held-out bits per byte; the bound is {bound:.2f}\n")
+    return int(reached > bound)
 
 
 if __name__ == "__main__":
