@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -28,6 +29,7 @@ from helpers_laws import Subject, reference, same_bits, swapped
 from helpers_models import FAMILIES
 from helpers_quantised import awq, fp8, gpt_oss_twins, gptq, twins
 from locum.backbone.index import expert_index
+from locum.backbone.load import load_backbone
 from locum.engine.chat import find_templates
 from locum.engine.tokenizer import load_tokenizer
 from locum.errors import CheckpointError, LoadError, LocumError, NumericsError, UsageError
@@ -361,13 +363,120 @@ def test_too_little_space_is_said_before_anything_is_written(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_weights_that_are_no_numbers(checkpoints: Callable[..., Path], tmp_path: Path) -> None:
-    shutil.copytree(checkpoints("olmoe", "bfloat16", shard="1GB"), tmp_path / "source")
-    tensors = load_file(tmp_path / "source" / "model.safetensors")
-    tensors["model.layers.2.mlp.experts.5.up_proj.weight"][3, 3] = float("nan")
-    save_file(tensors, tmp_path / "source" / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(NumericsError, match=r"expert 5 of model\.layers\.2"):
-        pack(tmp_path / "source", tmp_path / "packed", PackOptions(experts="int8"))
+def changed(folder: Path, name: str, at: int = 5, bit: int = 1) -> None:
+    """One bit of the backbone's tensor `name` is wrong."""
+    path = folder / "backbone.safetensors"
+    data = bytearray(path.read_bytes())
+    length = int.from_bytes(data[:8], "little")
+    begin, _ = json.loads(data[8 : 8 + length])[name]["data_offsets"]
+    data[8 + length + begin + at] ^= bit
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        ({}, "model.layers.1.mlp.gate.weight"),
+        ({"backbone": "int4"}, "model.layers.1.self_attn.q_proj.weight.scales"),
+    ],
+)
+def test_a_flipped_bit_names_the_tensor_of_the_backbone(
+    packs: Packs, tmp_path: Path, options: dict[str, Any], name: str
+) -> None:
+    folder = tmp_path / "damaged"
+    shutil.copytree(packs("olmoe", **options), folder)
+    changed(folder, name)
+    checkpoint, damage = Checkpoint.open(folder), re.escape(f"tensor {name} is damaged")
+    for verify in ("first", "always"):
+        with pytest.raises(CheckpointError, match=damage):
+            load_backbone(checkpoint, verify=verify)
+    load_backbone(checkpoint, verify="never")
+    with pytest.raises(CheckpointError, match=damage):  # a new checksum would hide it for ever
+        pack(folder, tmp_path / "again")
+    assert not (tmp_path / "again").exists()
+
+
+def test_the_checksum_of_a_tensor_is_of_its_bytes_dtype_and_shape(packs: Packs) -> None:
+    folder = packs("olmoe", backbone="int8")
+    raw = (folder / "backbone.safetensors").read_bytes()
+    data = 8 + int.from_bytes(raw[:8], "little")
+    header = json.loads(raw[8:data])
+    del header["__metadata__"]
+    expected = {}
+    for name, entry in header.items():
+        begin, end = entry["data_offsets"]
+        text = f"{entry['dtype']} {json.dumps(entry['shape'])}".encode()
+        expected[name] = xxhash.xxh3_64_hexdigest(text + raw[data + begin : data + end])
+    assert index_of(folder)["backbone"] == expected
+
+
+@pytest.mark.parametrize(("old", "new"), [('"I8"', '"U8"'), ("norm.weight", "norm.weighs")])
+def test_a_header_that_lies_is_found(packs: Packs, tmp_path: Path, old: str, new: str) -> None:
+    folder = tmp_path / "damaged"
+    shutil.copytree(packs("olmoe", backbone="int8"), folder)
+    path = folder / "backbone.safetensors"
+    path.write_bytes(path.read_bytes().replace(old.encode(), new.encode(), 1))
+    with pytest.raises(CheckpointError, match=r"is damaged|disagree about"):
+        load_backbone(Checkpoint.open(folder))
+
+
+def test_damage_is_not_packed_anew(damaged: Path, tmp_path: Path) -> None:
+    for bits in ("stored", "int8"):
+        with pytest.raises(LoadError, match=r"expert 3 of model\.layers\.1\.mlp\.experts is damaged"):
+            pack(damaged, tmp_path / "again", PackOptions(experts=bits))
+
+
+def with_weight(source: Path, folder: Path, name: str, value: float) -> Path:
+    """The checkpoint with one weight changed."""
+    shutil.copytree(source, folder)
+    tensors = load_file(folder / "model.safetensors")
+    tensors[name][3, 3] = value
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+EXPERT, TABLE = "model.layers.2.mlp.experts.5.up_proj.weight", "model.embed_tokens.weight"
+LINEAR = "model.layers.0.self_attn.q_proj.weight"
+
+
+@pytest.mark.parametrize(
+    ("name", "where"), [(EXPERT, r"gate_up_proj of expert 5 of model\.layers\.2"), (TABLE, TABLE)]
+)
+def test_fp16_has_no_room_for_large_weights(
+    checkpoints: Callable[..., Path], tmp_path: Path, name: str, where: str
+) -> None:
+    source = checkpoints("olmoe", "bfloat16", shard="1GB")
+    large = with_weight(source, tmp_path / "large", name, -1e5)
+    with pytest.raises(
+        NumericsError, match=f"too large.* in {where}.*65504.*got 99840.*bf16 instead"
+    ) as caught:
+        pack(large, tmp_path / "packed", PackOptions(experts="fp16"))
+    assert "damage" not in str(caught.value)
+    assert not (tmp_path / "packed").exists()
+    pack(
+        with_weight(source, tmp_path / "fits", name, -65504.0 + 200),
+        tmp_path / "packed",
+        PackOptions(experts="fp16"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        (EXPERT, {"experts": "int8"}),
+        (EXPERT, {"experts": "fp32"}),
+        (LINEAR, {"backbone": "int8"}),
+        (TABLE, {"backbone": "fp16"}),
+    ],
+)
+@pytest.mark.parametrize("value", [float("nan"), float("-inf")])
+def test_weights_that_are_no_numbers(
+    checkpoints: Callable[..., Path], tmp_path: Path, name: str, options: dict[str, str], value: float
+) -> None:
+    source = with_weight(checkpoints("olmoe", "bfloat16", shard="1GB"), tmp_path / "source", name, value)
+    place = r"expert 5 of model\.layers\.2" if name == EXPERT else name
+    with pytest.raises(NumericsError, match=f"NaN or infinity .*{place}.*damaged"):
+        pack(source, tmp_path / "packed", PackOptions(**options))
     assert not (tmp_path / "packed").exists()
 
 

@@ -95,7 +95,8 @@ class RunOptions:
 
     verify: Annotated[Literal["first", "always", "never"], Parameter(group=RUNNING)] = "first"
     """When an expert of a packed folder is compared with its checksum: the first time it is read, every time,
-    or not at all. Other checkpoints have none."""
+    or not at all. The rest of the model is read once, and compared unless `never`. Other checkpoints have no
+    checksums."""
 
 
 def run(

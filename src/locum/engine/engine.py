@@ -313,7 +313,7 @@ def _load(path: Path, asked: LoadOptions, tell: Callable[[str], None], extra: di
     tell("indexing the experts")
     index = expert_index(checkpoint, cache_folder() / "index" / f"{checkpoint.identity[:24]}.json")
     tell("loading the backbone")
-    model = load_backbone(checkpoint, dtype)
+    model = load_backbone(checkpoint, dtype, asked.verify)
     plan = replan(spec, plan, request)
     if asked.prefill_chunk is not None:
         plan = replace(plan, chunk=asked.prefill_chunk)

@@ -1,7 +1,7 @@
-"""A packed folder (`locum.pack/1`): each expert in one aligned run of a file, with its checksum.
+"""A packed folder (`locum.pack/2`): each expert in one aligned run of a file, with its checksum.
 
 `index.json` says where everything lies; `backbone.safetensors` holds the rest of the model under the names of
-the checkpoint it came from. The folder runs by itself.
+the checkpoint it came from, with a checksum of each tensor in the index. The folder runs by itself.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ from typing import Any
 from locum.errors import CheckpointError
 from locum.model.image import Piece, TensorView, exactly, view_of
 
-SCHEMA = "locum.pack/1"
+SCHEMA = "locum.pack/2"
 INDEX = "index.json"
 BACKBONE = "backbone.safetensors"
 PLAIN = ("bf16", "fp16", "fp32", "fp64")
@@ -76,6 +76,8 @@ class Packed:
     files: tuple[tuple[str, int], ...]
     """(name, bytes) of the files with experts."""
     layers: tuple[PackedLayer, ...]
+    checksums: Mapping[str, str]
+    """xxh3-64 of the backbone's tensors, by their names in the file; see `store.checks.backbone_checksum`."""
     digest: str
     """See `index_digest`."""
 
@@ -136,6 +138,7 @@ def _packed(document: dict[str, Any], digest: str) -> Packed:
         source=source,
         files=tuple((exactly(str, file["name"]), exactly(int, file["bytes"])) for file in document["files"]),
         layers=tuple(_layer(layer) for layer in document["layers"]),
+        checksums={name: exactly(str, digest) for name, digest in document["backbone"].items()},
         digest=digest,
     )
 
