@@ -551,6 +551,37 @@ def test_a_damaged_index_is_never_believed(
     assert forged or same
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["{}", "[1]", '{"schema": "shop.catalogue/1"}', '{"schema": 7}', "not JSON at all", "[" * 100_000, ""],
+)
+def test_an_index_of_others_is_none_of_ours(
+    checkpoints: Callable[..., Path], tmp_path: Path, text: str
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(checkpoints("olmoe", "bfloat16"), folder)
+    (folder / "index.json").write_text(text)
+    assert Checkpoint.open(folder).packed is None
+    assert MoESpec.of(Checkpoint.open(folder)).runnable
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("locum.pack/2", "locum.pack/1", r"another format.*locum\.pack/2; got locum\.pack/1"),
+        ("}", "", "not valid JSON"),
+    ],
+)
+def test_an_index_of_ours_is_told_from_others(
+    packs: Packs, tmp_path: Path, old: str, new: str, says: str
+) -> None:
+    shutil.copytree(packs("olmoe"), tmp_path / "packed")
+    path = tmp_path / "packed" / "index.json"
+    path.write_text(path.read_text().replace(old, new))
+    with pytest.raises(CheckpointError, match=says):
+        Checkpoint.open(path.parent)
+
+
 @pytest.mark.parametrize("keep", [0, 100, -1])
 def test_a_truncated_file_is_refused(packs: Packs, tmp_path: Path, keep: int) -> None:
     folder = tmp_path / "short"

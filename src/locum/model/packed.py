@@ -17,6 +17,7 @@ from locum.errors import CheckpointError
 from locum.model.image import Piece, TensorView, exactly, view_of
 
 SCHEMA = "locum.pack/2"
+_OURS = "locum.pack/"
 INDEX = "index.json"
 BACKBONE = "backbone.safetensors"
 PLAIN = ("bf16", "fp16", "fp32", "fp64")
@@ -83,24 +84,34 @@ class Packed:
 
 
 def read_packed(folder: Path) -> Packed | None:
-    """The index of a packed folder; None where `folder` is none.
+    """The index of a packed folder; None where `folder` is none: others, too, call a file `index.json`.
 
     Raises `CheckpointError` when the index is damaged, of another format, or says what cannot be.
     """
     path = folder / INDEX
     try:
         text = path.read_bytes()
-    except FileNotFoundError:
+    except (FileNotFoundError, IsADirectoryError):
         return None
     except OSError as error:
         raise CheckpointError("a file cannot be read", where=path, got=error.strerror or error) from error
     try:
         document: Any = json.loads(text)
     except (ValueError, RecursionError) as error:
+        if _OURS.encode() not in text:
+            return None
         raise CheckpointError("not valid JSON", where=path, got=error, todo=_REMEDY) from error
-    if not isinstance(document, dict) or document.get("schema") != SCHEMA:
-        schema = document.get("schema") if isinstance(document, dict) else None
-        raise CheckpointError("another format of packed folders", where=path, allowed=SCHEMA, got=schema)
+    schema = document.get("schema") if isinstance(document, dict) else None
+    if not isinstance(schema, str) or not schema.startswith(_OURS):
+        return None
+    if schema != SCHEMA:
+        raise CheckpointError(
+            "another format of packed folders",
+            where=path,
+            allowed=SCHEMA,
+            got=schema,
+            todo="Pack the model again",
+        )
     digest = document.pop("sha256", None)
     if digest != index_digest(document):
         raise CheckpointError("the index is damaged", where=path, got="another checksum", todo=_REMEDY)
