@@ -31,6 +31,7 @@ from helpers_quantised import awq, fp8, gpt_oss_twins, gptq, twins
 from locum.backbone.index import expert_index
 from locum.backbone.load import load_backbone
 from locum.engine.chat import find_templates
+from locum.engine.engine import load
 from locum.engine.tokenizer import load_tokenizer
 from locum.errors import CheckpointError, LoadError, LocumError, NumericsError, UsageError
 from locum.model.checkpoint import Checkpoint
@@ -684,3 +685,66 @@ def test_floats_are_floats_throughout(
     stored = load_file(tmp_path / "packed" / "backbone.safetensors")
     assert {tensor.dtype for tensor in stored.values()} == {dtype}
     assert MoESpec.of(Checkpoint.open(tmp_path / "packed")).dtype == str(dtype).removeprefix("torch.")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "options", "lossless"),
+    [
+        ("bfloat16", {}, True),
+        ("bfloat16", {"experts": "bf16"}, True),
+        ("bfloat16", {"experts": "fp32"}, True),
+        ("bfloat16", {"backbone": "bf16"}, True),
+        ("bfloat16", {"experts": "fp16"}, False),  # its smallest numbers are larger
+        ("bfloat16", {"experts": "int8"}, False),
+        ("bfloat16", {"experts": "int4"}, False),
+        ("bfloat16", {"backbone": "int8"}, False),
+        ("bfloat16", {"backbone": "fp16"}, False),
+        ("float32", {}, True),
+        ("float32", {"experts": "bf16"}, False),
+        ("float32", {"experts": "bf16", "backbone": "stored"}, False),
+    ],
+)
+def test_what_is_lossless(
+    checkpoints: Callable[..., Path], tmp_path: Path, dtype: str, options: dict[str, Any], lossless: bool
+) -> None:
+    packed, again = tmp_path / "packed", tmp_path / "again"
+    assert pack(checkpoints("olmoe", dtype), packed, PackOptions(**options)).lossless is lossless
+    assert pack(packed, again).lossless  # of what it was given
+    for folder in (packed, again):  # while a folder answers for all that happened
+        found = Checkpoint.open(folder).packed
+        assert found is not None
+        assert found.lossless is lossless
+
+
+def test_what_a_quantised_checkpoint_means_is_not_lost(
+    checkpoints: Callable[..., Path], tmp_path: Path
+) -> None:
+    quantised, _ = twins(
+        checkpoints("qwen3_moe", "bfloat16", shard="1GB"),
+        tmp_path,
+        gptq(4, 16),
+        {"quant_method": "gptq", "bits": 4},
+    )
+    for bits, lossless in (("stored", True), ("bf16", True), ("fp16", False), ("int8", False)):
+        assert pack(quantised, tmp_path / bits, PackOptions(experts=bits)).lossless is lossless
+
+
+@pytest.mark.parametrize(
+    ("stored", "bits", "dtype", "lossless"),
+    [
+        ("bf16", None, "auto", True),
+        ("bf16", None, "fp32", True),
+        ("fp32", None, "bf16", False),
+        ("bf16", "stored", "auto", True),
+        ("bf16", "int4", "auto", False),
+        ("bf16", "int4", "fp32", False),
+    ],
+)
+def test_an_answer_says_whether_numbers_were_changed(
+    tmp_path: Path, stored: str, bits: str | None, dtype: str, lossless: bool
+) -> None:
+    folder = write_plan(plan_checkpoint(shape("tiny-olmoe"), layers=1, dtype=stored), tmp_path / "model").path
+    if bits is not None:
+        folder = pack(folder, tmp_path / "packed", PackOptions(experts=bits)).path
+    with load(folder, memory="1GiB", dtype=dtype, threads=1) as engine:
+        assert engine.generate("hello", max_tokens=1).lossless is lossless

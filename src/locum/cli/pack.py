@@ -61,8 +61,7 @@ def pack(model: str, /, *, options: PackFlags, output_options: OutputOptions = D
             {
                 "path": str(packed.path), "bytes": packed.bytes, "expert_bytes": packed.expert_bytes,
                 "experts": packed.experts, "precision": packed.precision, "backbone": packed.backbone,
-                "lossless": options.bits == "stored" and options.backbone in (None, "stored"),
-                "seconds": packed.seconds,
+                "lossless": packed.lossless, "seconds": packed.seconds,
             }
         )  # fmt: skip
         rows = [

@@ -79,6 +79,8 @@ class Packed:
     layers: tuple[PackedLayer, ...]
     checksums: Mapping[str, str]
     """xxh3-64 of the backbone's tensors, by their names in the file; see `store.checks.backbone_checksum`."""
+    lossless: bool
+    """Whether the numbers are those of the model that was packed first."""
     digest: str
     """See `index_digest`."""
 
@@ -150,6 +152,7 @@ def _packed(document: dict[str, Any], digest: str) -> Packed:
         files=tuple((exactly(str, file["name"]), exactly(int, file["bytes"])) for file in document["files"]),
         layers=tuple(_layer(layer) for layer in document["layers"]),
         checksums={name: exactly(str, digest) for name, digest in document["backbone"].items()},
+        lossless=exactly(bool, document["lossless"]),
         digest=digest,
     )
 

@@ -14,6 +14,7 @@ from transformers.core_model_loading import WeightConverter, WeightRenaming, ren
 from locum.backbone.lazy import LazyTensor
 from locum.files import settle
 from locum.kernels.quantise import group_size, quantise
+from locum.kernels.stored import holds
 from locum.pack.images import BITS, FLOATS, as_numbers
 from locum.store.checks import backbone_checksum
 
@@ -80,6 +81,14 @@ class BackboneWriter:
     def length(self) -> int:
         """Bytes of all tensors."""
         return sum(planned.length for plans in self.plan.values() for planned in plans)
+
+    @property
+    def lossless(self) -> bool:
+        """Whether it keeps every number."""
+        return all(
+            len(plans) == 1 and holds(plans[0].dtype, self._main if tensor.made else tensor.dtype)
+            for tensor, plans in ((self._state[name], plans) for name, plans in self.plan.items())
+        )
 
     def _planned(self, name: str) -> Iterator[Planned]:
         tensor = self._state[name]

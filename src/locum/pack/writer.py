@@ -21,7 +21,7 @@ from locum.engine.chat import find_templates
 from locum.engine.tokenizer import load_tokenizer
 from locum.errors import UsageError
 from locum.files import new_folder, settle, write_json, write_text
-from locum.kernels.stored import torch_dtype
+from locum.kernels.stored import holds, torch_dtype
 from locum.model.checkpoint import Checkpoint
 from locum.model.image import RAW, TensorView
 from locum.model.names import is_ignored, layer_of
@@ -59,7 +59,9 @@ class PackOptions:
 
 @dataclass(frozen=True, slots=True)
 class PackResult:
-    """A packed folder: bytes in all and of experts, how many experts, and how they are stored."""
+    """A packed folder: bytes in all and of experts, how many experts, how they are stored, and whether every
+    number is what it was.
+    """
 
     path: Path
     bytes: int
@@ -67,6 +69,7 @@ class PackResult:
     experts: int
     precision: str
     backbone: str
+    lossless: bool
     seconds: float
 
 
@@ -152,6 +155,7 @@ class Packing:
             experts=sum(len(layer.experts) for layer in self.source.layers),
             precision=self.precision,
             backbone=self.backbone_precision,
+            lossless=self.lossless,
             seconds=time.monotonic() - started,
         )
 
@@ -168,6 +172,17 @@ class Packing:
             return ", ".join(quantised)
         dtypes = {piece.dtype for view in self.images[0].tensors for m in view.matrices for piece in m.pieces}
         return ", ".join(sorted(_NAMES.get(dtype, dtype) for dtype in dtypes))
+
+    @property
+    def lossless(self) -> bool:
+        """Whether every number stays what it is."""
+        own = self.spec.dtype  # of what is made at each use
+        return self.backbone.lossless and all(
+            new == old
+            or (new.raw_dtype and holds(torch_dtype(new.raw_dtype), torch_dtype(old.raw_dtype or own)))
+            for layer, image in zip(self.source.layers, self.images, strict=True)
+            for old, new in zip(layer.tensors, image.tensors, strict=True)
+        )
 
     def _shapes(self) -> list[ImageShape]:
         """What each layer's images will be, by way of one made from nothing."""
@@ -241,6 +256,7 @@ class Packing:
         self, layers: list[dict[str, Any]], files: list[dict[str, Any]], backbone: dict[str, str]
     ) -> dict[str, Any]:
         """`index.json`."""
+        packed = self.checkpoint.packed
         document = {
             "schema": SCHEMA,
             "locum": metadata.version("locum"),
@@ -250,6 +266,7 @@ class Packing:
                 "quantization": self.spec.quantization,
             },
             "precision": {"experts": self.precision, "backbone": self.backbone_precision},
+            "lossless": self.lossless and (packed is None or packed.lossless),
             "files": files,
             "layers": layers,
             "backbone": backbone,
