@@ -254,8 +254,15 @@ def damaged(packs: Packs, tmp_path: Path) -> Path:
 @pytest.mark.parametrize("mover", ["direct", "pagecache"])
 @pytest.mark.parametrize("verify", ["first", "always"])
 def test_a_flipped_bit_names_the_expert(damaged: Path, verify: str, mover: str) -> None:
-    with pytest.raises(LoadError, match=r"expert 3 of model\.layers\.1\.mlp\.experts is damaged"):
+    with pytest.raises(LoadError) as caught:
         Subject(damaged).run(1000, verify=verify, mover=mover)
+    place = index_of(damaged)["layers"][1]["experts"][3]
+    assert re.fullmatch(
+        r"expert 3 of model\.layers\.1\.mlp\.experts is damaged in \S+/experts-00000\.bin "
+        rf"at byte {place['offset']}; expected checksum {place['xxh3']}; got [0-9a-f]{{16}}\. "
+        r"Copy the folder again, or pack the model again\.",
+        str(caught.value),
+    ), "nothing is said twice"
 
 
 def test_nobody_looks_when_told_not_to(damaged: Path) -> None:
