@@ -20,7 +20,7 @@ class PackFlags:
     """What `locum pack` was asked to do; fields are named as the flags."""
 
     output: Annotated[Path, Parameter(name=["--output", "-o"], group=_WHAT, metavar="DIR")]
-    """Folder to make. Must not exist; nothing is there before all of it is."""
+    """Folder to make. It must not exist, not even as a link; nothing is there before all of it is."""
 
     bits: Annotated[Precision, Parameter(group=_WHAT)] = "stored"
     """Precision of the experts. `stored` changes no bit of the model, quantised or not; `int8` and `int4`
@@ -31,7 +31,9 @@ class PackFlags:
     shrink the linear layers in the file; in memory they are floats again."""
 
     group: Annotated[int, number(_WHAT, "N", gte=8, lte=1024)] = 64
-    """Weights that share a scale with `int8` and `int4`: a power of two."""
+    """With `int8` and `int4`, so many weights beside each other in a row of a matrix share one scale: a power
+    of two. Fewer lose less and take more room, 16 bits for each scale. Where N does not divide a row, half as
+    many share one, and so on; a row that 8 does not divide stays as it is."""
 
 
 def pack(model: str, /, *, options: PackFlags, output_options: OutputOptions = DEFAULT) -> None:
@@ -42,7 +44,7 @@ def pack(model: str, /, *, options: PackFlags, output_options: OutputOptions = D
     Parameters
     ----------
     model
-        A folder in Hugging Face format or a hub id.
+        A folder in Hugging Face format, quantised or not, a packed folder, a GGUF file or a hub id.
     """
     with Output(output_options) as output:
         from locum.model.hub import resolve

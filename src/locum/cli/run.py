@@ -112,7 +112,8 @@ def run(
     Parameters
     ----------
     model
-        A folder in Hugging Face format, a GGUF file or a hub id; left out, the model that ships with locum.
+        A folder in Hugging Face format, a packed folder, a GGUF file or a hub id; left out, the model that
+        ships with locum.
     prompt
         The text to go on from, or the question for a model with a chat template; left out, chat.
     """

@@ -24,7 +24,7 @@ class SynthOptions:
     """What `locum synth` was asked to do; fields are named as the flags."""
 
     output: Annotated[Path, Parameter(name=["--output", "-o"], group=_WHAT, metavar="DIR")]
-    """Folder to make. Must not exist; nothing is there before all of it is."""
+    """Folder to make. It must not exist, not even as a link; nothing is there before all of it is."""
 
     layers: Annotated[int | None, number(_WHAT, "N", gte=1)] = None
     """Only so many layers, for what does not fit on the disk. The rest of the shape stays exact."""
