@@ -70,12 +70,17 @@ def new_folder(target: Path, peak_bytes: int) -> Iterator[Path]:
         ) from error
 
 
+def require_new(target: Path) -> None:
+    """Raises `UsageError` when `target` exists, be it as a link to nowhere."""
+    if os.path.lexists(target):
+        raise UsageError("the target exists", where=target, todo="Remove it or name another one")
+
+
 def _beside(target: Path, peak_bytes: int) -> Path:
     """An empty folder beside `target`, on the same file system."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        if os.path.lexists(target):  # now, because `new/..` did not exist before
-            raise UsageError("the target exists", where=target, todo="Remove it or name another one")
+        require_new(target)  # now, because `new/..` did not exist before
         free = shutil.disk_usage(target.parent).free
         if free < peak_bytes:
             raise LocumError(

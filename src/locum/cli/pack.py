@@ -8,6 +8,7 @@ from cyclopts import Group, Parameter
 
 from locum.cli.flags import number
 from locum.cli.output import DEFAULT, Output, OutputOptions
+from locum.files import require_new
 from locum.units import format_bytes, format_seconds
 
 _WHAT = Group("What is written", sort_key=5)
@@ -50,6 +51,7 @@ def pack(model: str, /, *, options: PackFlags, output_options: OutputOptions = D
         from locum.model.hub import resolve
 
         folder = resolve(model)
+        require_new(options.output)  # what is wrong should not have to wait for torch
         from locum.pack import Packing, PackOptions
 
         asked = PackOptions(experts=options.bits, backbone=options.backbone, group=options.group)
