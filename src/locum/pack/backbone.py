@@ -29,7 +29,7 @@ _RUN_BYTES = 64 << 20  # of a tensor that is copied as it is
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """A tensor of the new file: name, dtype, shape, and what makes it."""
+    """A tensor of the new file, before it is written."""
 
     name: str
     dtype: torch.dtype

@@ -46,7 +46,7 @@ def convert(layer: LayerIndex, expert: int, image: memoryview, target: Target) -
     Raises `NumericsError` for weights that are, or would become, no numbers.
     """
     if target.precision == STORED:
-        return _regrouped(layer, image)
+        return Image(image[: layer.image_bytes], layer.tensors)
     parts: dict[str, tuple[TensorView, dict[str, Tensor]]] = {}
     for view in layer.tensors:
         own = torch_dtype(view.raw_dtype) if view.raw_dtype else torch.float32
@@ -57,11 +57,6 @@ def convert(layer: LayerIndex, expert: int, image: memoryview, target: Target) -
         )
         parts[view.name] = _coded(view, weight, target)
     return _laid_out(parts)
-
-
-def _regrouped(layer: LayerIndex, image: memoryview) -> Image:
-    """The same pieces: what is used in place at multiples of 64 bytes, the rest as it was."""
-    return Image(image[: layer.image_bytes], layer.tensors)
 
 
 def as_numbers(weight: Tensor, dtype: torch.dtype, where: str) -> Tensor:
