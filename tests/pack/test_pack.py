@@ -606,8 +606,14 @@ def test_a_truncated_file_is_refused(packs: Packs, tmp_path: Path, keep: int) ->
 @pytest.mark.parametrize("family", ["qwen3_moe", "mixtral", "gpt_oss", "granitemoeshared"])
 def test_a_gguf_unfolds(tmp_path: Path, family: str) -> None:
     # the blocks stay as they are; tokenizer, template and defaults get files of their own
-    written = write_gguf(family, tmp_path, Kind.Q4_0, torch.bfloat16)
+    sampling = {"general.sampling.temp": 0.25}
+    written = write_gguf(family, tmp_path, Kind.Q4_0, torch.bfloat16, extra=sampling)
     result = pack(written.path, tmp_path / "packed")
+    assert (
+        Checkpoint.open(tmp_path / "packed").generation_config
+        == Checkpoint.open(written.path).generation_config
+    )
+    assert (Checkpoint.open(tmp_path / "packed").generation_config or {})["temperature"] == 0.25
     assert "gguf" in result.precision
     got = Subject(tmp_path / "packed", torch.bfloat16).run(4)
     assert same_bits(got.logits, reference(written.meaning, torch.bfloat16).logits)
@@ -674,14 +680,32 @@ def test_packing_a_plan_takes_little_memory(tmp_path: Path, kind: str) -> None:
 
 
 def test_all_that_the_model_needs_comes_along(checkpoints: Callable[..., Path], tmp_path: Path) -> None:
-    source = tmp_path / "source"
+    source, packed = tmp_path / "source", tmp_path / "packed"
     shutil.copytree(checkpoints("olmoe", "bfloat16"), source)
-    (source / "tokenizer.json").write_text("{}" + " " * (17 << 20))  # as long as those of large vocabularies
     (source / "additional_chat_templates").mkdir()
-    (source / "additional_chat_templates" / "tool_use.jinja").write_text("x")
-    pack(source, tmp_path / "packed")
-    names = {str(p.relative_to(tmp_path / "packed")) for p in (tmp_path / "packed").rglob("*")}
-    assert {"tokenizer.json", "generation_config.json", "additional_chat_templates/tool_use.jinja"} <= names
+    small = {
+        "tokenizer.json": "{}" + " " * (17 << 20),  # as long as those of large vocabularies
+        "tokenizer_config.json": '{"a": 1}',
+        "chat_template.jinja": "chat",
+        "additional_chat_templates/tool_use.jinja": "tools",
+        "merges.txt": "a b",
+        "tokenizer.model": "sentencepiece",
+        "qwen.tiktoken": "tiktoken",
+        "README.md": "card",
+        "LICENSE": "free",
+    }
+    for name, text in small.items():
+        (source / name).write_text(text)
+    (source / "pytorch_model.bin").write_text("weights")
+    pack(source, packed)
+    assert {name: (packed / name).read_text() for name in small} == small
+    assert (packed / "generation_config.json").read_bytes() == (
+        source / "generation_config.json"
+    ).read_bytes()
+    assert (source / "model.safetensors.index.json").exists()
+    assert {path.name for path in packed.iterdir()} - {Path(name).parts[0] for name in small} == {
+        "config.json", "generation_config.json", "index.json", "backbone.safetensors", "experts-00000.bin"
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("fp16", torch.float16)])
@@ -755,3 +779,28 @@ def test_an_answer_says_whether_numbers_were_changed(
         folder = pack(folder, tmp_path / "packed", PackOptions(experts=bits)).path
     with load(folder, memory="1GiB", dtype=dtype, threads=1) as engine:
         assert engine.generate("hello", max_tokens=1).lossless is lossless
+
+
+def test_what_is_kept_in_another_dtype_has_its_reasons(
+    checkpoints: Callable[..., Path], tmp_path: Path
+) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(checkpoints("olmoe", "bfloat16", shard="1GB"), source)
+    tensors = load_file(source / "model.safetensors")
+    exact = {name: tensor.float() for name, tensor in tensors.items() if name.endswith("mlp.gate.weight")}
+    save_file({**tensors, **exact}, source / "model.safetensors", metadata={"format": "pt"})
+    pack(source, tmp_path / "packed", PackOptions(experts="fp16"))
+    stored = load_file(tmp_path / "packed" / "backbone.safetensors")
+    assert {name for name, tensor in stored.items() if tensor.dtype == torch.float32} == exact.keys()
+    assert {tensor.dtype for name, tensor in stored.items() if name not in exact} == {torch.float16}
+
+
+def test_a_made_backbone_is_in_the_dtype_of_the_model_or_the_one_asked_for(
+    checkpoints: Callable[..., Path], tmp_path: Path
+) -> None:
+    plain, declared = checkpoints("qwen3_moe", "float16", shard="1GB"), {"quant_method": "gptq", "bits": 4}
+    quantised, _ = twins(plain, tmp_path, gptq(4, 16), declared)
+    for backbone, dtype in (("stored", torch.float16), ("fp32", torch.float32)):
+        pack(quantised, tmp_path / backbone, PackOptions(backbone=backbone))
+        stored = load_file(tmp_path / backbone / "backbone.safetensors")
+        assert {tensor.dtype for tensor in stored.values()} == {dtype}
