@@ -19,6 +19,7 @@ from locum.kernels.stored import torch_dtype
 from locum.model.checkpoint import Checkpoint
 from locum.model.header import TORCH_NAMES, TensorInfo
 from locum.model.schemes import Stored, stored_tensors
+from locum.store.checks import BackboneChecks, Verify
 from locum.store.index import RAW
 
 _ROWS = 16 << 20  # numbers that are made at a time where rows are made apart
@@ -51,12 +52,14 @@ class FolderTensors:
 class LazyTensor:
     """A tensor of the model that exists once it is indexed with `[...]`.
 
-    `dtype`: what the model is loaded in. A table of blocks is made and cast a few rows at a time: whole, it
-    would take several times its final memory.
+    `dtype`: what the model is loaded in; `checks`: what its bytes are compared with. A table of blocks is
+    made and cast a few rows at a time: whole, it would take several times its final memory.
     """
 
-    def __init__(self, stored: Stored, source: TensorSource, dtype: torch.dtype) -> None:
-        self._stored, self._source, self._wanted = stored, source, dtype
+    def __init__(
+        self, stored: Stored, source: TensorSource, dtype: torch.dtype, checks: BackboneChecks
+    ) -> None:
+        self._stored, self._source, self._wanted, self._checks = stored, source, dtype, checks
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -100,14 +103,20 @@ class LazyTensor:
         """The bytes of a tensor that is only read, in runs of at most `length`."""
         assert not self.made, "what is made has no bytes in the file"
         info = self._stored.pieces[0][1]
-        for start in range(0, info.length, length):
-            yield self._source.octets(
-                info._replace(offset=info.offset + start, length=min(length, info.length - start))
-            )
+        yield from self._checks.heard(
+            info,
+            (
+                self._source.octets(
+                    info._replace(offset=info.offset + start, length=min(length, info.length - start))
+                )
+                for start in range(0, info.length, length)
+            ),
+        )
 
     def _read(self, info: TensorInfo) -> Tensor:
         dtype = torch_dtype(TORCH_NAMES[info.dtype])
-        return torch.from_numpy(self._source.octets(info)).view(dtype).view(info.shape)
+        (octets,) = self._checks.heard(info, [self._source.octets(info)])
+        return torch.from_numpy(octets).view(dtype).view(info.shape)
 
 
 def _in_rows(stored: Stored) -> bool:
@@ -116,11 +125,16 @@ def _in_rows(stored: Stored) -> bool:
 
 
 def lazy_state(
-    checkpoint: Checkpoint, dtype: torch.dtype, source: TensorSource | None = None
+    checkpoint: Checkpoint,
+    dtype: torch.dtype,
+    source: TensorSource | None = None,
+    verify: Verify = "first",
 ) -> dict[str, LazyTensor]:
     """Every tensor of a checkpoint, by the name it would have without quantisation.
 
     `source` gives the stored ones, if not the files in the checkpoint's folder; `dtype` as for `LazyTensor`.
     """
-    files = source or FolderTensors(checkpoint.folder)
-    return {name: LazyTensor(stored, files, dtype) for name, stored in stored_tensors(checkpoint).items()}
+    files, checks = source or FolderTensors(checkpoint.folder), BackboneChecks(checkpoint, verify)
+    return {
+        name: LazyTensor(stored, files, dtype, checks) for name, stored in stored_tensors(checkpoint).items()
+    }

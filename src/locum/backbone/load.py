@@ -12,21 +12,24 @@ from locum.backbone.lazy import lazy_state
 from locum.errors import CheckpointError, NumericsError
 from locum.model.checkpoint import Checkpoint
 from locum.model.schemes import declared
+from locum.store.checks import Verify
 
 
-def load_backbone(checkpoint: Checkpoint, dtype: torch.dtype | None = None) -> PreTrainedModel:
+def load_backbone(
+    checkpoint: Checkpoint, dtype: torch.dtype | None = None, verify: Verify = "first"
+) -> PreTrainedModel:
     """The transformers model of `checkpoint` in `dtype` (default: the checkpoint's own), without its experts.
 
     The model calls the experts function registered as "locum"; `backbone.runtime.attach` gives it one to
-    call. Raises `CheckpointError` when a tensor is missing or has the wrong shape, `NumericsError` for NaN
-    weights.
+    call. `verify`: whether the tensors of a packed folder are compared with their checksums. Raises
+    `CheckpointError` for a tensor that is missing, damaged or of the wrong shape, `NumericsError` for NaN.
     """
     config = read_config(checkpoint)
     cls = stripped_class(model_class(config))
     with quiet_transformers():
         try:
             loaded: Any = cls.from_pretrained(
-                **_source(checkpoint, dtype or config.dtype),
+                **_source(checkpoint, dtype or config.dtype, verify),
                 config=config,
                 dtype=dtype or "auto",
                 experts_implementation=IMPLEMENTATION,
@@ -50,13 +53,13 @@ def load_backbone(checkpoint: Checkpoint, dtype: torch.dtype | None = None) -> P
     return model
 
 
-def _source(checkpoint: Checkpoint, dtype: torch.dtype | None) -> dict[str, Any]:
+def _source(checkpoint: Checkpoint, dtype: torch.dtype | None, verify: Verify) -> dict[str, Any]:
     """Where transformers finds the weights: the folder, or tensors that we make when it could not read it."""
     if not declared(checkpoint) and checkpoint.packed is None:
         return {"pretrained_model_name_or_path": checkpoint.folder}
     return {
         "pretrained_model_name_or_path": None,
-        "state_dict": lazy_state(checkpoint, dtype or torch.bfloat16),
+        "state_dict": lazy_state(checkpoint, dtype or torch.bfloat16, verify=verify),
     }
 
 

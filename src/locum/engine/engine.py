@@ -30,7 +30,7 @@ from locum.engine.tokenizer import Tokenizer, load_tokenizer
 from locum.errors import LocumError, PromptError, UsageError
 from locum.kernels.alignment import FILE_ALIGN, needed_alignment
 from locum.kernels.products import Products
-from locum.kernels.stored import StoredParameter
+from locum.kernels.stored import StoredParameter, holds, torch_dtype
 from locum.machine.limits import cpu_count
 from locum.machine.profile import cache_folder
 from locum.model.checkpoint import Checkpoint
@@ -80,7 +80,9 @@ class Engine:
         governor: ThreadGovernor,
         products: Products,
         config_hash: str,
+        lossless: bool,
     ) -> None:
+        self.lossless = lossless
         self.path, self.spec, self.model, self.config_hash = path, spec, model, config_hash
         self.tokenizer, self.defaults, self.plan = tokenizer, defaults, plan
         self.residents = residents
@@ -142,6 +144,7 @@ class Engine:
             progress=progress,
             threads=self._governor.settle(),
             contended=self._governor.contended,
+            lossless=self.lossless,
             chunk=self.plan.chunk,
         )
         self.residents.request(number, True)
@@ -300,7 +303,9 @@ def _load(path: Path, asked: LoadOptions, tell: Callable[[str], None], extra: di
     tell("reading the checkpoint's headers")
     checkpoint = Checkpoint.open(path)
     spec = MoESpec.of(checkpoint).require_runnable()
+    lossless = checkpoint.packed is None or checkpoint.packed.lossless
     if (dtype := _DTYPES[asked.dtype]) is not None:
+        lossless = lossless and holds(dtype, torch_dtype(spec.dtype))
         spec = in_dtype(spec, str(dtype).removeprefix("torch."))
     tokenizer = load_tokenizer(path, vocab_size=spec.vocab_size)
     defaults = read_defaults(path, vocab_size=spec.vocab_size, tokenizer_eos=tokenizer.eos)
@@ -313,7 +318,7 @@ def _load(path: Path, asked: LoadOptions, tell: Callable[[str], None], extra: di
     tell("indexing the experts")
     index = expert_index(checkpoint, cache_folder() / "index" / f"{checkpoint.identity[:24]}.json")
     tell("loading the backbone")
-    model = load_backbone(checkpoint, dtype)
+    model = load_backbone(checkpoint, dtype, asked.verify)
     plan = replan(spec, plan, request)
     if asked.prefill_chunk is not None:
         plan = replace(plan, chunk=asked.prefill_chunk)
@@ -340,4 +345,5 @@ def _load(path: Path, asked: LoadOptions, tell: Callable[[str], None], extra: di
         governor=governor,
         products=products,
         config_hash=checkpoint.config_hash,
+        lossless=lossless,
     )

@@ -17,6 +17,11 @@ def torch_dtype(name: str) -> torch.dtype:
     return dtype
 
 
+def holds(wide: torch.dtype, narrow: torch.dtype) -> bool:
+    """Whether every number of `narrow` is one of `wide`."""
+    return torch.promote_types(wide, narrow) == wide
+
+
 class StoredParameter:
     """Reads one parameter from slots that hold an expert's image."""
 

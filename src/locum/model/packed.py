@@ -1,7 +1,7 @@
-"""A packed folder (`locum.pack/1`): each expert in one aligned run of a file, with its checksum.
+"""A packed folder (`locum.pack/2`): each expert in one aligned run of a file, with its checksum.
 
 `index.json` says where everything lies; `backbone.safetensors` holds the rest of the model under the names of
-the checkpoint it came from. The folder runs by itself.
+the checkpoint it came from, with a checksum of each tensor in the index. The folder runs by itself.
 """
 
 import hashlib
@@ -16,7 +16,8 @@ from typing import Any
 from locum.errors import CheckpointError
 from locum.model.image import Piece, TensorView, exactly, view_of
 
-SCHEMA = "locum.pack/1"
+SCHEMA = "locum.pack/2"
+_OURS = "locum.pack/"
 INDEX = "index.json"
 BACKBONE = "backbone.safetensors"
 PLAIN = ("bf16", "fp16", "fp32", "fp64")
@@ -76,29 +77,43 @@ class Packed:
     files: tuple[tuple[str, int], ...]
     """(name, bytes) of the files with experts."""
     layers: tuple[PackedLayer, ...]
+    checksums: Mapping[str, str]
+    """xxh3-64 of the backbone's tensors, by their names in the file; see `store.checks.backbone_checksum`."""
+    lossless: bool
+    """Whether the numbers are those of the model that was packed first."""
     digest: str
     """See `index_digest`."""
 
 
 def read_packed(folder: Path) -> Packed | None:
-    """The index of a packed folder; None where `folder` is none.
+    """The index of a packed folder; None where `folder` is none: others, too, call a file `index.json`.
 
     Raises `CheckpointError` when the index is damaged, of another format, or says what cannot be.
     """
     path = folder / INDEX
     try:
         text = path.read_bytes()
-    except FileNotFoundError:
+    except (FileNotFoundError, IsADirectoryError):
         return None
     except OSError as error:
         raise CheckpointError("a file cannot be read", where=path, got=error.strerror or error) from error
     try:
         document: Any = json.loads(text)
     except (ValueError, RecursionError) as error:
+        if _OURS.encode() not in text:
+            return None
         raise CheckpointError("not valid JSON", where=path, got=error, todo=_REMEDY) from error
-    if not isinstance(document, dict) or document.get("schema") != SCHEMA:
-        schema = document.get("schema") if isinstance(document, dict) else None
-        raise CheckpointError("another format of packed folders", where=path, allowed=SCHEMA, got=schema)
+    schema = document.get("schema") if isinstance(document, dict) else None
+    if not isinstance(schema, str) or not schema.startswith(_OURS):
+        return None
+    if schema != SCHEMA:
+        raise CheckpointError(
+            "another format of packed folders",
+            where=path,
+            allowed=SCHEMA,
+            got=schema,
+            todo="Pack the model again",
+        )
     digest = document.pop("sha256", None)
     if digest != index_digest(document):
         raise CheckpointError("the index is damaged", where=path, got="another checksum", todo=_REMEDY)
@@ -136,6 +151,8 @@ def _packed(document: dict[str, Any], digest: str) -> Packed:
         source=source,
         files=tuple((exactly(str, file["name"]), exactly(int, file["bytes"])) for file in document["files"]),
         layers=tuple(_layer(layer) for layer in document["layers"]),
+        checksums={name: exactly(str, digest) for name, digest in document["backbone"].items()},
+        lossless=exactly(bool, document["lossless"]),
         digest=digest,
     )
 

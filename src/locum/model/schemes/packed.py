@@ -19,7 +19,6 @@ _WORD = 32
 def _read(name: str, base: str, tensors: Tensors, declared: Declared) -> Stored:
     codes, scales = tensors[name], piece(tensors, f"{base}_scale", name)
     require(codes, name, ("I32",))
-    require(scales, f"{base}_scale", tuple(FLOATS))
     args = _arguments(base.removesuffix(".weight"), declared)
     bits = args.get("num_bits")
     if args.get("type", "int") != "int" or bits not in BITS:
