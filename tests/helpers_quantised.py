@@ -39,6 +39,39 @@ def fp8(weight: Tensor, random: torch.Generator, block: int = 16) -> Made:
     return {"weight": codes, "weight_scale_inv": scales}, means
 
 
+def scaled(
+    kind: torch.dtype, sides: str = "O1", dtype: torch.dtype = torch.float32, symmetric: bool = True
+) -> Callable[[Tensor, torch.Generator], Made]:
+    """Numbers of 8 bits, floats or integers, that are not packed; `weight_scale` in `dtype`.
+
+    `sides` of the scales: `""` and `1`, one for all; `O` and `O1`, one per output. With a scale of
+    activations beside them, which concerns nobody who leaves activations alone.
+    """
+
+    def made(weight: Tensor, random: torch.Generator) -> Made:
+        rows, columns = weight.shape
+        top = 448 if kind.is_floating_point else 127
+        shape = {"": (), "1": (1,), "O": (rows,), "O1": (rows, 1)}[sides]
+        few = weight.abs().amax(1) if "O" in sides else weight.abs().max()
+        scales = (few / top).view(shape).to(dtype)
+        zeros = torch.zeros(shape, dtype=torch.int8)
+        if not symmetric:
+            zeros = torch.randint(-100, 101, shape, generator=random, dtype=torch.int8)
+        codes, means = torch.empty(rows, columns, dtype=kind), torch.empty(rows, columns, dtype=torch.float64)
+        for row in range(rows):
+            scale = float(scales.reshape(-1)[row if "O" in sides else 0])
+            zero = int(zeros.reshape(-1)[row if "O" in sides else 0])
+            wanted = weight[row] / scale + zero
+            codes[row] = (wanted if kind.is_floating_point else wanted.round().clamp(-128, 127)).to(kind)
+            means[row] = (codes[row].double() - zero) * scale
+        stored = {"weight": codes, "weight_scale": scales, "input_scale": torch.tensor(0.5)}
+        if not symmetric:
+            stored["weight_zero_point"] = zeros
+        return stored, means.float() if kind.is_floating_point else means.to(dtype)
+
+    return made
+
+
 def packed(bits: int, group: int | None, symmetric: bool = True) -> Callable[[Tensor, torch.Generator], Made]:
     """compressed-tensors' `pack-quantized` with a bfloat16 scale per `group` inputs (None: per output)."""
 

@@ -10,30 +10,44 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, FineGrainedFP8Config, Mxfp4Config
 
 from helpers_laws import Subject, reference, same_bits, swapped
-from helpers_quantised import awq, fp8, gpt_oss_twins, gptq, packed, twins
+from helpers_quantised import awq, fp8, gpt_oss_twins, gptq, packed, scaled, twins
 from locum.backbone.experts import experts_modules
 from locum.model.checkpoint import Checkpoint
 from locum.model.spec import MoESpec
 
 
-def _groups(bits: int, group: int | None, symmetric: bool = True) -> dict[str, Any]:
+def _groups(bits: int, group: int | None, symmetric: bool = True, kind: str = "pack int") -> dict[str, Any]:
+    form, number = kind.split()
     weights = {
-        "num_bits": bits, "type": "int", "symmetric": symmetric, "group_size": group,
+        "num_bits": bits, "type": number, "symmetric": symmetric, "group_size": group,
         "strategy": "group" if group else "channel", "dynamic": False, "actorder": None,
         "block_structure": None, "observer": "minmax", "observer_kwargs": {},
     }  # fmt: skip
     return {
         "quant_method": "compressed-tensors",
-        "format": "pack-quantized",
+        "format": f"{form}-quantized",
         "quantization_status": "compressed",
         "ignore": ["lm_head", "re:.*gate$", "re:.*router.*"],
         "config_groups": {"group_0": {"targets": ["Linear"], "weights": weights}},
     }
 
 
+def _inverse(make: Callable[..., Any]) -> Callable[..., Any]:
+    """The same under the name that DeepSeek has for scales."""
+
+    def made(weight: torch.Tensor, random: torch.Generator) -> Any:
+        stored, means = make(weight, random)
+        return {"weight": stored["weight"], "weight_scale_inv": stored["weight_scale"]}, means
+
+    return made
+
+
 FP8 = {"quant_method": "fp8", "weight_block_size": [16, 16], "activation_scheme": "dynamic"}
 GPTQ = {"quant_method": "gptq", "bits": 4, "group_size": 16, "desc_act": False, "sym": False}
 AWQ = {"quant_method": "awq", "bits": 4, "group_size": 16, "version": "gemm", "zero_point": True}
+E4M3 = torch.float8_e4m3fn
+FLOAT8 = _groups(8, None, kind="float float")
+INT8 = _groups(8, None, kind="int int")
 FORMATS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     "fp8": (fp8, FP8),
     "int4": (packed(4, 16), _groups(4, 16)),
@@ -46,6 +60,19 @@ FORMATS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     "gptq-v2": (gptq(4, 16, version=2), GPTQ | {"checkpoint_format": "gptq_v2"}),
     "gptq-order": (gptq(4, 16, shuffled=True), GPTQ | {"desc_act": True}),
     "awq": (awq, AWQ),
+}
+SCALED: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
+    "float8-channel": (scaled(E4M3), FLOAT8),
+    "float8-channel-flat": (scaled(E4M3, "O"), FLOAT8),
+    "float8-channel-bf16": (scaled(E4M3, dtype=torch.bfloat16), FLOAT8),
+    "float8-tensor": (scaled(E4M3, "1"), FLOAT8),
+    "autofp8": (scaled(E4M3, ""), {"quant_method": "fp8", "activation_scheme": "static"}),
+    "fp8-flat": (_inverse(scaled(E4M3, "O")), {"quant_method": "fp8"}),
+    "int8-bytes": (scaled(torch.int8), INT8),
+    "int8-bytes-flat": (scaled(torch.int8, "O"), INT8),
+    "int8-bytes-tensor": (scaled(torch.int8, "1", torch.bfloat16), INT8),
+    "int8-bytes-asymmetric": (scaled(torch.int8, symmetric=False), INT8),
+    "int8-bytes-tensor-asymmetric": (scaled(torch.int8, "", symmetric=False), INT8),
 }
 FAMILIES = ("qwen3_moe", "deepseek_v3", "olmoe")
 
@@ -64,13 +91,17 @@ def pairs(
             if form == "mxfp4":
                 made[key] = gpt_oss_twins(plain, out)
             else:
-                made[key] = twins(plain, out, *FORMATS[form])
+                made[key] = twins(plain, out, *(FORMATS | SCALED)[form])
         return made[key]
 
     return get
 
 
-CASES = [*((form, family) for form in FORMATS for family in FAMILIES), ("mxfp4", "gpt_oss")]
+CASES = [
+    *((form, family) for form in FORMATS for family in FAMILIES),
+    *((form, "qwen3_moe") for form in SCALED),
+    ("mxfp4", "gpt_oss"),
+]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -91,11 +122,11 @@ def test_the_bits_of_the_dequantised_model(
 def test_experts_stay_packed(pairs: Callable[..., tuple[Path, Path]], form: str, family: str) -> None:
     quantised, _ = pairs(form, family, "bfloat16")
     subject = Subject(quantised)
-    shape = ".weight_shape"  # says what the config says, and is left in the file
+    left = (".weight_shape", ".input_scale")  # what the config says, and what concerns activations
     stored = sum(
         tensor.nbytes
         for name, tensor in load_file(quantised / "model.safetensors").items()
-        if ".experts." in name and not name.endswith(shape)
+        if ".experts." in name and not name.endswith(left)
     )
     index = subject.index
     spans = sum(span.length for layer in index.layers for spans in layer.experts for span in spans)
@@ -110,7 +141,7 @@ def test_experts_stay_packed(pairs: Callable[..., tuple[Path, Path]], form: str,
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("form", ["fp8", "mxfp4", "int4", "int8"])
+@pytest.mark.parametrize("form", ["fp8", "mxfp4", "int4", "int8", "float8-channel"])
 def test_transformers_dequantises_to_the_same(
     pairs: Callable[..., tuple[Path, Path]], form: str, dtype: str
 ) -> None:
@@ -125,7 +156,7 @@ def test_transformers_dequantises_to_the_same(
     else:
         from transformers import CompressedTensorsConfig
 
-        groups = FORMATS[form][1]
+        groups = (FORMATS | SCALED)[form][1]
         options = {"quantization_config": CompressedTensorsConfig(**_without_method(groups), dequantize=True)}
     theirs = AutoModelForCausalLM.from_pretrained(quantised, dtype="auto", **options).state_dict()
     plain = AutoModelForCausalLM.from_pretrained(dequantised, dtype="auto").state_dict()

@@ -9,9 +9,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from helpers_quantised import awq, fp8, gptq, packed, twins
+from helpers_quantised import awq, fp8, gptq, packed, scaled, twins
 from locum.errors import CheckpointError
 from locum.model.checkpoint import Checkpoint
+from locum.model.header import TensorInfo
+from locum.model.schemes import fp8 as fp8_scheme
 from locum.model.schemes import stored_tensors
 from locum.model.spec import MoESpec
 
@@ -145,14 +147,42 @@ def test_an_expert_that_is_stored_in_another_way_than_its_neighbours(made: Calla
 
 
 def test_scales_that_nobody_reads_are_not_dropped_in_silence(made: Callable[..., Path]) -> None:
-    # attention in 8-bit floats with a scale per output, beside experts that are read
+    # attention in bytes with a scale per output, beside experts that are read
     name = "model.layers.1.self_attn.q_proj.weight"
 
     def per_output(tensors: dict[str, Tensor]) -> None:
         rows = len(tensors[name])
+        tensors[name] = tensors[name].view(torch.uint8)
         tensors[f"{name}_scale"] = torch.ones(rows, 1)
         del tensors[f"{name}_scale_inv"]
 
     spec = MoESpec.of(Checkpoint.open(change(made(fp8, FP8), per_output)))
     assert spec.unrunnable is not None
     assert name in spec.unrunnable
+
+
+def test_blocks_of_compressed_tensors_are_the_declared_ones() -> None:
+    # 24 columns and 2 scales: 16 + 8 as declared, not 12 + 12
+    declared = groups(num_bits=8, type="float", strategy="block", block_structure=[16, 16])
+    tensors = {
+        "x.weight": TensorInfo("f", "F8_E4M3", (32, 24), 0, 768),
+        "x.weight_scale": TensorInfo("f", "BF16", (2, 2), 768, 8),
+    }
+    assert fp8_scheme.SCALED.read("x.weight", "x.weight", tensors, declared).form == "fp8-16x16"
+    with pytest.raises(CheckpointError, match=r"x\.weight"):
+        fp8_scheme.SCALED.read("x.weight", "x.weight", tensors, FP8 | {"weight_block_size": [8, 8]})
+
+
+@pytest.mark.parametrize("shape", [(31,), (2,), (33, 1), (0,), (1, 1, 1)])
+@pytest.mark.parametrize("kind", [torch.int8, torch.float8_e4m3fn])
+def test_scales_of_no_known_shape(
+    made: Callable[..., Path], kind: torch.dtype, shape: tuple[int, ...]
+) -> None:
+    name = "model.layers.1.mlp.experts.3.up_proj.weight_scale"
+
+    def odd(tensors: dict[str, Tensor]) -> None:
+        tensors[name] = torch.ones(shape)
+
+    path = made(scaled(kind), groups(num_bits=8))
+    with pytest.raises(CheckpointError, match=r"experts\.3\.up_proj"):
+        stored_tensors(Checkpoint.open(change(path, odd)))

@@ -21,7 +21,7 @@ def make(method: str, numbers: str) -> Make:
         codes = pieces["codes"]
         weight = unpack(codes.view(torch.uint8)) if method == "fp4" else codes.float()
         scale = _scales(pieces["scales"])
-        scale = scale.reshape(*weight.shape[:-2], *scale.shape[-2:]) if scale.dim() > 1 else scale.view(1, 1)
+        scale = scale.reshape(*weight.shape[:-2], *scale.shape[-2:]) if scale.dim() > 1 else scale.view(-1, 1)
         scale = scale.repeat_interleave(rows, -2)[..., : weight.shape[-2], :]
         ragged = -weight.shape[-1] % columns
         if ragged:

@@ -20,10 +20,12 @@ SCHEMES: tuple[Scheme, ...] = (
     gguf.SCHEME,
     grouped.SCHEME,
     packed.SCHEME,
+    packed.BYTES,
     awq.SCHEME,
     gptq.SCHEME,
     mxfp4.SCHEME,
     fp8.SCHEME,
+    fp8.SCALED,
 )
 
 
