@@ -72,20 +72,29 @@ def scaled(
     return made
 
 
-def packed(bits: int, group: int | None, symmetric: bool = True) -> Callable[[Tensor, torch.Generator], Made]:
-    """compressed-tensors' `pack-quantized` with a bfloat16 scale per `group` inputs (None: per output)."""
+def packed(
+    bits: int, group: int | None, symmetric: bool = True, zeros_packed: bool = True, order: str = ""
+) -> Callable[[Tensor, torch.Generator], Made]:
+    """compressed-tensors' `pack-quantized` with a bfloat16 scale per `group` inputs (None: per output).
+
+    `order`: `g_idx` with the groups' members `shuffled` over the inputs, or `none`, which -1 stands for.
+    """
 
     def made(weight: Tensor, random: torch.Generator) -> Made:
         rows, columns = weight.shape
         per = group or columns
         groups = columns // per
-        scales = (weight.view(rows, groups, per).abs().amax(2) / (2 ** (bits - 1) - 1)).bfloat16()
+        group_of = torch.arange(columns) // per
+        if order == "shuffled":
+            group_of = group_of[torch.randperm(columns, generator=random)]
+        largest = torch.stack([weight[:, group_of == group].abs().amax(1) for group in range(groups)], 1)
+        scales = (largest / (2 ** (bits - 1) - 1)).bfloat16()
         zeros = torch.zeros(rows, groups, dtype=torch.int64)
         if not symmetric:
             zeros = torch.randint(-3, 4, zeros.shape, generator=random)
-        code = (weight / scales.float().repeat_interleave(per, 1)).round() + zeros.repeat_interleave(per, 1)
+        code = (weight / scales.float()[:, group_of]).round() + zeros[:, group_of]
         code = code.clamp(-(2 ** (bits - 1)), 2 ** (bits - 1) - 1).long()
-        means = (code - zeros.repeat_interleave(per, 1)).bfloat16() * scales.repeat_interleave(per, 1)
+        means = (code - zeros[:, group_of]).bfloat16() * scales[:, group_of]
         half = 2 ** (bits - 1)
         stored = {
             "weight_packed": _words((code + half).numpy(), bits),
@@ -93,20 +102,25 @@ def packed(bits: int, group: int | None, symmetric: bool = True) -> Callable[[Te
             "weight_shape": torch.tensor([rows, columns]),
         }
         if not symmetric:
-            stored["weight_zero_point"] = _words((zeros + half).numpy().T, bits).T.contiguous()
+            words = _words((zeros + half).numpy().T, bits).T.contiguous()
+            stored["weight_zero_point"] = words if zeros_packed else zeros.to(torch.int8)
+        if order:
+            stored["weight_g_idx"] = (
+                group_of if order == "shuffled" else torch.full_like(group_of, -1)
+            ).int()
         return stored, means
 
     return made
 
 
-def gptq(bits: int, group: int, version: int = 1, shuffled: bool = False) -> Callable[..., Made]:
-    """GPTQ with zero points; `shuffled`: the groups' members are spread over the inputs."""
+def gptq(bits: int, group: int, version: int = 1, order: str = "") -> Callable[..., Made]:
+    """GPTQ with zero points; `order` as for `packed`, the groups one after the other if empty."""
 
     def made(weight: Tensor, random: torch.Generator) -> Made:
         outputs, inputs = weight.shape
-        order = torch.arange(inputs) // group
-        if shuffled:
-            order = order[torch.randperm(inputs, generator=random)]
+        group_of = torch.arange(inputs) // group
+        if order == "shuffled":
+            group_of = group_of[torch.randperm(inputs, generator=random)]
         groups = inputs // group
         top = 2**bits - 1
         codes = torch.randint(0, top + 1, (inputs, outputs), generator=random)
@@ -114,13 +128,13 @@ def gptq(bits: int, group: int, version: int = 1, shuffled: bool = False) -> Cal
         scales = (weight.std() * torch.rand(groups, outputs, generator=random) / top).half()
         means = torch.empty(outputs, inputs, dtype=torch.float16)
         for i in range(inputs):
-            g = int(order[i])
+            g = int(group_of[i])
             means[:, i] = scales[g] * (codes[i] - zeros[g]).half()
         return {
             "qweight": _words(codes.numpy().T, bits).T.contiguous(),
             "qzeros": _words((zeros - int(version == 1)).numpy(), bits),
             "scales": scales,
-            "g_idx": order.int(),
+            "g_idx": -torch.ones(inputs).int() if order == "none" else group_of.int(),
         }, means
 
     return made

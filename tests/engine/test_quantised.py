@@ -1,17 +1,19 @@
 """Law B for quantised checkpoints: transformers' bits on the weights they stand for, packed in the slots."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, FineGrainedFP8Config, Mxfp4Config
 
 from helpers_laws import Subject, reference, same_bits, swapped
 from helpers_quantised import awq, fp8, gpt_oss_twins, gptq, packed, scaled, twins
 from locum.backbone.experts import experts_modules
+from locum.errors import CheckpointError
 from locum.model.checkpoint import Checkpoint
 from locum.model.spec import MoESpec
 
@@ -58,10 +60,14 @@ FORMATS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     "gptq-8": (gptq(8, 16), GPTQ | {"bits": 8}),
     "gptq-2": (gptq(2, 16), GPTQ | {"bits": 2}),
     "gptq-v2": (gptq(4, 16, version=2), GPTQ | {"checkpoint_format": "gptq_v2"}),
-    "gptq-order": (gptq(4, 16, shuffled=True), GPTQ | {"desc_act": True}),
+    "gptq-order": (gptq(4, 16, order="shuffled"), GPTQ | {"desc_act": True}),
     "awq": (awq, AWQ),
 }
-SCALED: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
+ONCE: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
+    "gptq-no-order": (gptq(4, 16, order="none"), GPTQ),
+    "int4-order": (packed(4, 16, symmetric=False, order="shuffled"), _groups(4, 16, symmetric=False)),
+    "int8-no-order": (packed(8, 16, order="none"), _groups(8, 16)),
+    "int4-zeros-in-bytes": (packed(4, 16, symmetric=False, zeros_packed=False), _groups(4, 16, False)),
     "float8-channel": (scaled(E4M3), FLOAT8),
     "float8-channel-flat": (scaled(E4M3, "O"), FLOAT8),
     "float8-channel-bf16": (scaled(E4M3, dtype=torch.bfloat16), FLOAT8),
@@ -91,7 +97,7 @@ def pairs(
             if form == "mxfp4":
                 made[key] = gpt_oss_twins(plain, out)
             else:
-                made[key] = twins(plain, out, *(FORMATS | SCALED)[form])
+                made[key] = twins(plain, out, *(FORMATS | ONCE)[form])
         return made[key]
 
     return get
@@ -99,7 +105,7 @@ def pairs(
 
 CASES = [
     *((form, family) for form in FORMATS for family in FAMILIES),
-    *((form, "qwen3_moe") for form in SCALED),
+    *((form, "qwen3_moe") for form in ONCE),
     ("mxfp4", "gpt_oss"),
 ]
 
@@ -156,7 +162,7 @@ def test_transformers_dequantises_to_the_same(
     else:
         from transformers import CompressedTensorsConfig
 
-        groups = (FORMATS | SCALED)[form][1]
+        groups = (FORMATS | ONCE)[form][1]
         options = {"quantization_config": CompressedTensorsConfig(**_without_method(groups), dequantize=True)}
     theirs = AutoModelForCausalLM.from_pretrained(quantised, dtype="auto", **options).state_dict()
     plain = AutoModelForCausalLM.from_pretrained(dequantised, dtype="auto").state_dict()
@@ -174,3 +180,20 @@ def test_experts_are_the_only_thing_left_in_the_files(pairs: Callable[..., tuple
     model = Subject(quantised).model
     assert all(not list(module.parameters()) for _, module in experts_modules(model))
     assert not any(parameter.is_meta for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("layer", ["mlp.experts.3.up_proj", "self_attn.q_proj"])
+@pytest.mark.parametrize("group", [4, -2, 2**31 - 1])
+@pytest.mark.parametrize("form", ["gptq-order", "int4-order"])
+def test_groups_that_are_not_there_are_refused_by_name(
+    pairs: Callable[..., tuple[Path, Path]], tmp_path: Path, form: str, group: int, layer: str
+) -> None:
+    source, folder = pairs(form, "qwen3_moe", "bfloat16")[0], tmp_path / "forged"
+    shutil.copytree(source, folder)
+    tensors = load_file(folder / "model.safetensors")
+    suffix = "g_idx" if form == "gptq-order" else "weight_g_idx"
+    tensors[f"model.layers.1.{layer}.{suffix}"][5] = group
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    where = r"gate_up_proj of expert 3 of model\.layers\.1" if "experts" in layer else rf"layers\.1\.{layer}"
+    with pytest.raises(CheckpointError, match=rf"{where}.*g_idx names groups"):
+        Subject(folder).run(1000)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from locum.errors import NumericsError
 from locum.kernels.quantise import group_size, quantise
-from locum.kernels.stored import StoredParameter, torch_dtype
+from locum.kernels.stored import StoredParameter, making, torch_dtype
 from locum.model.image import RAW, Matrix, Piece, TensorView
 from locum.store.index import ALIGN, LayerIndex
 
@@ -43,17 +43,19 @@ def convert(layer: LayerIndex, expert: int, image: memoryview, target: Target) -
     """The new image of `expert`, whose stored image is `image`.
 
     Vectors keep their dtype when matrices are quantised.
-    Raises `NumericsError` for weights that are no numbers.
+    Raises `NumericsError` for weights that are no numbers, `CheckpointError` for stored ones that cannot be.
     """
     if target.precision == STORED:
         return _regrouped(layer, image)
     parts: dict[str, tuple[TensorView, dict[str, Tensor]]] = {}
     for view in layer.tensors:
-        weight = _made(view, image, target.precision)
+        where = f"{view.name} of expert {expert} of {layer.module}"
+        with making(where):
+            weight = _made(view, image, target.precision)
         if not bool(torch.isfinite(weight).all()):
             raise NumericsError(
                 "NaN or infinity among the weights",
-                where=f"{view.name} of expert {expert} of {layer.module}",
+                where=where,
                 todo="The checkpoint is damaged: download it again",
             )
         parts[view.name] = _coded(view, weight, target)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from locum.kernels.forms import words
 from locum.kernels.forms.base import Make
+from locum.kernels.forms.order import group_of_each
 
 
 def make(method: str, numbers: str) -> Make:
@@ -24,9 +25,9 @@ def make(method: str, numbers: str) -> Make:
             torch.int16
         )  # the last word may be half empty
         zero_GO = (zero_GO + less) & mask
-        if (order_I := pieces.get("order")) is None:
-            order_I = torch.arange(shape[1], device=scales_GO.device) // (shape[1] // len(scales_GO))
-        group_I = order_I.long()
+        group_I = group_of_each(pieces.get("order"), shape[1], len(scales_GO))
+        if group_I is None:
+            group_I = torch.arange(shape[1], device=scales_GO.device) // (shape[1] // len(scales_GO))
         return (code_OI - zero_GO.T[:, group_I]).to(scales_GO.dtype) * scales_GO.T[:, group_I]
 
     return made

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from locum.kernels.forms import words
 from locum.kernels.forms.base import Make
+from locum.kernels.forms.order import group_of_each
 
 
 def make(method: str, numbers: str) -> Make:
@@ -31,9 +32,10 @@ def make(method: str, numbers: str) -> Make:
                 packed = words.unpack(zeros_OG.transpose(-1, -2), bits)[..., :rows]
                 zeros_OG = packed.transpose(-1, -2).to(scales_OG.dtype) - middle
             zeros_OG = _grid(zeros_OG).to(scales_OG.dtype)
-        if (order_I := pieces.get("order")) is not None:
-            code_OI = code_OI if zeros_OG is None else code_OI - zeros_OG[..., order_I.long()]
-            return code_OI * scales_OG[..., order_I.long()]
+        group_I = group_of_each(pieces.get("order"), shape[-1], scales_OG.shape[-1])
+        if group_I is not None:
+            code_OI = code_OI if zeros_OG is None else code_OI - zeros_OG[..., group_I]
+            return code_OI * scales_OG[..., group_I]
         grouped = code_OI.unflatten(-1, (scales_OG.shape[-1], -1))
         grouped = grouped if zeros_OG is None else grouped - zeros_OG[..., None]
         weight_OI: Tensor = (grouped * scales_OG[..., None]).flatten(-2)

@@ -32,7 +32,7 @@ def _read(name: str, base: str, tensors: Tensors, declared: Declared) -> Stored:
     if (order := tensors.get(f"{stem}.g_idx")) is not None:
         require(order, f"{stem}.g_idx", ("I32",), (inputs,))
         pieces.append(("order", order))
-    elif not groups or inputs % groups:
+    if not groups or (order is None and inputs % groups):
         raise CheckpointError(f"{stem}.scales does not divide {inputs} inputs", got=list(scales.shape))
     second = declared.get("checkpoint_format") == "gptq_v2"
     return Stored(base, (outputs, inputs), f"gptq{2 if second else 1}-{bits}", tuple(pieces))

@@ -64,7 +64,7 @@ def _completed(plain: Stored, tensors: Tensors, words: tuple[int, ...] | None = 
     if (order := tensors.get(f"{base}_g_idx")) is not None:
         require(order, f"{base}_g_idx", ("I32", "I64"), (columns,))
         pieces.append(("order", order))
-    elif not groups or columns % groups:
+    if not groups or (order is None and columns % groups):
         raise CheckpointError(f"{base}_scale does not divide {columns} inputs", got=list(scales.shape))
     return plain._replace(pieces=tuple(pieces))
 
