@@ -31,6 +31,13 @@ def groups(**weights: Any) -> dict[str, Any]:
     }
 
 
+def targeting(*targets: str) -> dict[str, Any]:
+    """Four bits for these modules."""
+    declared = groups(num_bits=4)
+    declared["config_groups"]["group_0"]["targets"] = list(targets)
+    return declared
+
+
 @pytest.fixture(scope="module")
 def made(checkpoints: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     def get(make: Any, declared: dict[str, Any]) -> Path:
@@ -86,6 +93,9 @@ def test_a_missing_or_misshapen_piece_is_named(
         (awq, AWQ | {"version": "gemv"}, "version gemv"),
         (packed(4, 16), groups(num_bits=5), "5 bits"),
         (packed(4, 16), groups(num_bits=4, type="float"), "float of 4 bits"),
+        (packed(4, 16), targeting(r"re:(?i).*PROJ"), "a pattern among the targets"),
+        (packed(4, 16), targeting(r"re:((([a-z]_)*)*)*!"), "a pattern among the targets"),
+        (packed(4, 16), targeting(r"re:(([a-z0-9_]+\.?)*)*!", r"re:.*_.*_.*_.*_.*_!"), "None bits"),
         (gptq(4, 16), {"quant_method": "hqq"}, "hqq"),
         (gptq(4, 16), {"quant_method": "bitsandbytes"}, "bitsandbytes"),
     ],
