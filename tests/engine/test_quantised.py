@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,7 @@ FORMATS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     "awq": (awq, AWQ),
 }
 ONCE: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
+    "fp8-wide": (partial(fp8, block=1000), FP8 | {"weight_block_size": [10**15, 10**15]}),
     "gptq-no-order": (gptq(4, 16, order="none"), GPTQ),
     "int4-order": (packed(4, 16, symmetric=False, order="shuffled"), _groups(4, 16, symmetric=False)),
     "int8-no-order": (packed(8, 16, order="none"), _groups(8, 16)),

@@ -38,6 +38,11 @@ def targeting(*targets: str) -> dict[str, Any]:
     return declared
 
 
+def marlin(weight: Tensor, random: torch.Generator) -> tuple[dict[str, Tensor], Tensor]:
+    """The names that Marlin's own packing has."""
+    return {"B": torch.ones(2, 2).int(), "s": torch.ones(2, 2).half()}, weight
+
+
 @pytest.fixture(scope="module")
 def made(checkpoints: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     def get(make: Any, declared: dict[str, Any]) -> Path:
@@ -90,6 +95,10 @@ def test_a_missing_or_misshapen_piece_is_named(
     ("make", "declared", "reason"),
     [
         (gptq(4, 16), GPTQ | {"bits": 3}, "GPTQ weights of a width"),
+        (gptq(4, 16), GPTQ | {"bits": 4.0}, "GPTQ weights of a width"),
+        (gptq(4, 16), GPTQ | {"checkpoint_format": "marlin"}, "a packing that locum does not read: marlin"),
+        (gptq(4, 16), GPTQ | {"checkpoint_format": ["gptq"]}, "a packing that locum does not read"),
+        (marlin, GPTQ | {"checkpoint_format": "marlin"}, "marlin"),
         (awq, AWQ | {"version": "gemv"}, "version gemv"),
         (packed(4, 16), groups(num_bits=5), "5 bits"),
         (packed(4, 16), groups(num_bits=4, type="float"), "float of 4 bits"),
@@ -196,3 +205,20 @@ def test_scales_of_no_known_shape(
     path = made(scaled(kind), groups(num_bits=8))
     with pytest.raises(CheckpointError, match=r"experts\.3\.up_proj"):
         stored_tensors(Checkpoint.open(change(path, odd)))
+
+
+@pytest.mark.parametrize("block", [[0, 16], [-1, -1], [16], [16.0, 16], [True, 16], "16x16", {}, [16, None]])
+def test_blocks_that_cannot_be(made: Callable[..., Path], block: object) -> None:
+    with pytest.raises(CheckpointError, match="two whole numbers above 0"):
+        MoESpec.of(Checkpoint.open(made(fp8, FP8 | {"weight_block_size": block})))
+
+
+@pytest.mark.parametrize("size", [0, -5, 10**30, "x", None])
+def test_a_declared_group_size_is_not_asked(made: Callable[..., Path], size: object) -> None:
+    for make, declared in (
+        (gptq(4, 16), GPTQ),
+        (awq, AWQ),
+        (packed(4, 16), groups(num_bits=4, group_size=size)),
+    ):
+        stored = stored_tensors(Checkpoint.open(made(make, {**declared, "group_size": size})))
+        assert stored["model.layers.1.mlp.experts.0.up_proj.weight"].shape == (32, 64)

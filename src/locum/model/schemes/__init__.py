@@ -80,7 +80,7 @@ def unreadable(checkpoint: Checkpoint, routed: Iterable[str]) -> str | None:
     if odd is None:
         return None
     says = declared(checkpoint)
-    form = says.get("format") or says.get("quant_method")
+    form = says.get("format") or says.get("checkpoint_format") or says.get("quant_method")
     return f"the experts are stored as {odd.pieces[0][1].dtype} in a way ({form}) that locum does not read"
 
 
