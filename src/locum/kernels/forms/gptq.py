@@ -15,7 +15,7 @@ from locum.kernels.forms.order import group_of_each
 
 def make(method: str, numbers: str) -> Make:
     """`numbers`: bits. Method `gptq1` keeps zero points less one, `gptq2` as they are."""
-    bits = int(numbers)
+    bits = words.width(numbers)
     less, mask = (1 if method == "gptq1" else 0), (1 << bits) - 1
 
     def made(pieces: Mapping[str, Tensor], shape: tuple[int, ...]) -> Tensor:

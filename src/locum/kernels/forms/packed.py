@@ -17,7 +17,7 @@ from locum.kernels.forms.order import group_of_each
 
 def make(method: str, numbers: str) -> Make:
     """`numbers`: bits."""
-    bits = int(numbers)
+    bits = words.width(numbers)
     middle = 1 << (bits - 1)
 
     def made(pieces: Mapping[str, Tensor], shape: tuple[int, ...]) -> Tensor:
