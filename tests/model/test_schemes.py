@@ -222,3 +222,49 @@ def test_a_declared_group_size_is_not_asked(made: Callable[..., Path], size: obj
     ):
         stored = stored_tensors(Checkpoint.open(made(make, {**declared, "group_size": size})))
         assert stored["model.layers.1.mlp.experts.0.up_proj.weight"].shape == (32, 64)
+
+
+COUNTED: dict[str, tuple[Any, dict[str, Any]]] = {
+    "fp8": (fp8, FP8),
+    "gptq-2": (gptq(2, 16), GPTQ | {"bits": 2}),
+    "awq": (awq, AWQ),
+    "float8": (scaled(torch.float8_e4m3fn), groups(num_bits=8, type="float")),
+    "int8-asymmetric": (scaled(torch.int8, symmetric=False), groups(num_bits=8)),
+    "int4-order": (packed(4, 16, symmetric=False, order="shuffled"), groups(num_bits=4)),
+}
+
+
+@pytest.mark.parametrize("form", COUNTED)
+def test_parameters_are_those_of_the_plain_model(
+    made: Callable[..., Path], checkpoints: Callable[..., Path], form: str
+) -> None:
+    assert_counted(made(*COUNTED[form]), checkpoints("qwen3_moe", "bfloat16", shard="1GB"))
+
+
+@pytest.mark.parametrize(("experts", "others"), [(4, 8), (8, 4)])
+def test_parameters_where_widths_differ(
+    made: Callable[..., Path], checkpoints: Callable[..., Path], experts: int, others: int
+) -> None:
+    declared = groups(num_bits=others)
+    named = {"targets": ["re:.*experts.*"], "weights": {"type": "int", "num_bits": experts}}
+    declared["config_groups"]["group_1"] = named
+    narrow = load_file(made(packed(experts, 16), declared) / "model.safetensors")
+
+    def merge(tensors: dict[str, Tensor]) -> None:
+        tensors.update({name: tensor for name, tensor in narrow.items() if ".experts." in name})
+
+    path = change(made(packed(others, 16), declared), merge)
+    assert_counted(path, checkpoints("qwen3_moe", "bfloat16", shard="1GB"))
+
+
+def assert_counted(path: Path, plain: Path) -> None:
+    """Parameters against those of `plain`, counted one tensor after the other."""
+    sizes = {name: tensor.numel() for name, tensor in load_file(plain / "model.safetensors").items()}
+    spec = MoESpec.of(Checkpoint.open(path))
+    assert spec.params == sum(sizes.values())
+    for layer in spec.moe:
+        inside = [size for name, size in sizes.items() if name.startswith(f"{layer.module}.5.")]
+        assert layer.expert_params == sum(inside) > 0
+    assert spec.backbone_resident_bytes == 2 * sum(
+        size for name, size in sizes.items() if ".experts." not in name
+    )
