@@ -39,6 +39,23 @@ def fp8(weight: Tensor, random: torch.Generator, block: int = 16) -> Made:
     return {"weight": codes, "weight_scale_inv": scales}, means
 
 
+def fp8_powers(kind: torch.dtype, block: int = 16) -> Callable[[Tensor, torch.Generator], Made]:
+    """`fp8` with powers of two as scales: bytes (their exponents and 127), or the dtype of such bytes."""
+
+    def made(weight: Tensor, random: torch.Generator) -> Made:
+        rows, columns = weight.shape
+        exponents = torch.randint(-12, -4, (-(-rows // block), -(-columns // block)), generator=random)
+        codes, means = torch.empty(weight.shape, dtype=torch.float8_e4m3fn), torch.empty(weight.shape)
+        for i in range(rows):
+            for j in range(columns):
+                power = 2.0 ** int(exponents[i // block, j // block])
+                codes[i, j] = weight[i, j] / power
+                means[i, j] = float(codes[i, j]) * power
+        return {"weight": codes, "weight_scale_inv": (exponents + 127).to(torch.uint8).view(kind)}, means
+
+    return made
+
+
 def scaled(
     kind: torch.dtype, sides: str = "O1", dtype: torch.dtype = torch.float32, symmetric: bool = True
 ) -> Callable[[Tensor, torch.Generator], Made]:
@@ -124,15 +141,17 @@ def gptq(bits: int, group: int, version: int = 1, order: str = "") -> Callable[.
         groups = inputs // group
         top = 2**bits - 1
         codes = torch.randint(0, top + 1, (inputs, outputs), generator=random)
-        zeros = torch.randint(0 if version == 2 else 1, top + 1, (groups, outputs), generator=random)
+        zeros = torch.randint(0, top + 1, (groups, outputs), generator=random)
+        zeros[0, :4] = torch.tensor([0, 0, top, 0])
         scales = (weight.std() * torch.rand(groups, outputs, generator=random) / top).half()
         means = torch.empty(outputs, inputs, dtype=torch.float16)
         for i in range(inputs):
             g = int(group_of[i])
             means[:, i] = scales[g] * (codes[i] - zeros[g]).half()
+        words = _words(zeros.numpy(), bits)
         return {
             "qweight": _words(codes.numpy().T, bits).T.contiguous(),
-            "qzeros": _words((zeros - int(version == 1)).numpy(), bits),
+            "qzeros": words if version == 2 else _less_one(words, bits),
             "scales": scales,
             "g_idx": -torch.ones(inputs).int() if order == "none" else group_of.int(),
         }, means
@@ -181,6 +200,13 @@ def _words(codes: NDArray[np.integer[Any]], bits: int) -> Tensor:
     for c in range(columns):
         words[:, c // per] |= codes[:, c].astype(np.uint32) << np.uint32(bits * (c % per))
     return torch.from_numpy(words.view(np.int32))
+
+
+def _less_one(words: Tensor, bits: int) -> Tensor:
+    """Each word less one in every place, as GPTQModel writes zero points: 0 borrows from the next."""
+    ones = sum(1 << place for place in range(0, 32, bits))
+    less = [((word & 0xFFFFFFFF) - ones) & 0xFFFFFFFF for word in words.flatten().tolist()]
+    return torch.from_numpy(np.array(less, np.uint32).view(np.int32)).view(words.shape)
 
 
 def twins(

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, FineGrainedFP8Config, Mxfp4Config
 
 from helpers_laws import Subject, reference, same_bits, swapped
-from helpers_quantised import awq, fp8, gpt_oss_twins, gptq, packed, scaled, twins
+from helpers_quantised import awq, fp8, fp8_powers, gpt_oss_twins, gptq, packed, scaled, twins
 from locum.backbone.experts import experts_modules
 from locum.errors import CheckpointError
 from locum.model.checkpoint import Checkpoint
@@ -66,6 +66,8 @@ FORMATS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
 }
 ONCE: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     "fp8-wide": (partial(fp8, block=1000), FP8 | {"weight_block_size": [10**15, 10**15]}),
+    "fp8-bytes": (fp8_powers(torch.uint8), FP8),
+    "fp8-powers": (fp8_powers(torch.float8_e8m0fnu), FP8),
     "gptq-no-order": (gptq(4, 16, order="none"), GPTQ),
     "int4-order": (packed(4, 16, symmetric=False, order="shuffled"), _groups(4, 16, symmetric=False)),
     "int8-no-order": (packed(8, 16, order="none"), _groups(8, 16)),

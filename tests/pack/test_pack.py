@@ -610,6 +610,14 @@ def test_all_that_the_model_needs_comes_along(checkpoints: Callable[..., Path], 
     assert {"tokenizer.json", "generation_config.json", "additional_chat_templates/tool_use.jinja"} <= names
 
 
+def test_a_backbone_is_quantised_only_where_that_is_asked_for(packs: Packs) -> None:
+    folder = packs("olmoe", experts="int4")
+    assert index_of(folder)["precision"]["backbone"] == "stored"
+    assert {tensor.dtype for tensor in load_file(folder / "backbone.safetensors").values()} == {
+        torch.bfloat16
+    }
+
+
 @pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("fp16", torch.float16)])
 def test_floats_are_floats_throughout(
     checkpoints: Callable[..., Path], tmp_path: Path, precision: str, dtype: torch.dtype
