@@ -590,6 +590,80 @@ def test_an_index_of_ours_is_told_from_others(
         Checkpoint.open(path.parent)
 
 
+def forged(packs: Packs, folder: Path, change: Callable[[dict[str, Any]], None]) -> Path:
+    """A packed folder whose index was changed by somebody who knows how its checksum is made."""
+    shutil.copytree(packs("olmoe", experts="int4"), folder)
+    document = index_of(folder)
+    change(document)
+    document.pop("sha256")
+    document["sha256"] = index_digest(document)
+    (folder / "index.json").write_text(json.dumps(document))
+    return folder
+
+
+FORMS = (
+    "fp8-0x0 fp8-1x0 fp8-16 fp8-axb fp8--1x-1 fp4-0x0 int4-g0 int4-g1 int4-g-2 int8-g0 int8-g "
+    "int8-g99999999999999999999 packed-0 packed--3 packed-x packed-3 packed-99999999999999 gptq1-0 "
+    "raw+interleaved-0 raw+woven-0 raw+interleaved--1 raw+interleaved-x raw+woven-99999999999999999999 mxfp4 "
+    "gptq1-x gptq2-64 gptq2-99999999999999 gguf- gguf-F99 gguf-Q4_K gguf-Q5_0 gguf_latent-x "
+    "gguf_joined-Q8_0xQ8_0 raw+ +raw nonsense"
+)
+
+
+@pytest.mark.parametrize("form", FORMS.split())
+def test_a_forged_form_is_refused(packs: Packs, tmp_path: Path, form: str) -> None:
+    roles = ("zeros", "weight", "blocks", "first", "second", "keys", "values")
+
+    def change(document: dict[str, Any]) -> None:
+        (matrix,) = document["layers"][0]["tensors"][0]["matrices"]
+        codes = next(piece for piece in matrix["pieces"] if piece["role"] == "codes")
+        matrix["form"] = form
+        matrix["pieces"] += [codes | {"role": role} for role in roles]
+
+    with pytest.raises(LocumError):
+        expert_index(Checkpoint.open(forged(packs, tmp_path / "forged", change)))
+
+
+@pytest.mark.parametrize("place", ["experts", "backbone"])
+@pytest.mark.parametrize("text", ["int4\x1b[2J", "int4\n", "\u202eint4", "\x00"])
+def test_a_precision_that_cannot_be_printed(packs: Packs, tmp_path: Path, place: str, text: str) -> None:
+    def change(document: dict[str, Any]) -> None:
+        document["precision"][place] = text
+
+    with pytest.raises(CheckpointError, match="cannot be printed") as caught:
+        Checkpoint.open(forged(packs, tmp_path / "forged", change))
+    assert str(caught.value).isprintable()
+
+
+def _again(values: list[Any]) -> None:
+    values.append(values[0])
+
+
+TWICE: dict[str, Callable[[dict[str, Any]], None]] = {
+    "layer": lambda document: _again(document["layers"]),
+    "tensor": lambda document: _again(document["layers"][1]["tensors"]),
+    "piece": lambda document: _again(document["layers"][1]["tensors"][0]["matrices"][0]["pieces"]),
+    "file": lambda document: _again(document["files"]),
+    "expert": lambda document: document["layers"][1]["experts"].__setitem__(
+        3, document["layers"][1]["experts"][2]
+    ),
+}
+
+
+@pytest.mark.parametrize("what", TWICE)
+def test_an_index_that_says_something_twice(packs: Packs, tmp_path: Path, what: str) -> None:
+    with pytest.raises(CheckpointError, match=f"{what}.*twice"):
+        Checkpoint.open(forged(packs, tmp_path / "forged", TWICE[what]))
+
+
+def test_a_key_that_is_there_twice(packs: Packs, tmp_path: Path) -> None:
+    folder = forged(packs, tmp_path / "forged", lambda document: None)
+    text = (folder / "index.json").read_text()
+    (folder / "index.json").write_text(text.replace('"precision"', '"precision": 1, "precision"', 1))
+    with pytest.raises(CheckpointError, match="'precision' twice"):
+        Checkpoint.open(folder)
+
+
 @pytest.mark.parametrize("keep", [0, 100, -1])
 def test_a_truncated_file_is_refused(packs: Packs, tmp_path: Path, keep: int) -> None:
     folder = tmp_path / "short"
@@ -706,6 +780,14 @@ def test_all_that_the_model_needs_comes_along(checkpoints: Callable[..., Path], 
     assert {path.name for path in packed.iterdir()} - {Path(name).parts[0] for name in small} == {
         "config.json", "generation_config.json", "index.json", "backbone.safetensors", "experts-00000.bin"
     }  # fmt: skip
+
+
+def test_a_backbone_is_quantised_only_where_that_is_asked_for(packs: Packs) -> None:
+    folder = packs("olmoe", experts="int4")
+    assert index_of(folder)["precision"]["backbone"] == "stored"
+    assert {tensor.dtype for tensor in load_file(folder / "backbone.safetensors").values()} == {
+        torch.bfloat16
+    }
 
 
 @pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("fp16", torch.float16)])

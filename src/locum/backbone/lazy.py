@@ -15,7 +15,7 @@ from torch import Tensor
 
 from locum.errors import CheckpointError
 from locum.kernels.forms import maker
-from locum.kernels.stored import torch_dtype
+from locum.kernels.stored import making, torch_dtype
 from locum.model.checkpoint import Checkpoint
 from locum.model.header import TORCH_NAMES, TensorInfo
 from locum.model.schemes import Stored, stored_tensors
@@ -85,7 +85,8 @@ class LazyTensor:
         stored, make = self._stored, maker(self._stored.form)
         if not _in_rows(stored):
             pieces = {role: self._read(info) for role, info in stored.pieces}
-            return make(pieces, stored.shape)
+            with making(f"tensor {stored.name!r}"):
+                return make(pieces, stored.shape)
         ((role, info),) = stored.pieces
         rows, columns = stored.shape
         made = torch.empty(stored.shape, dtype=self._wanted)

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from locum.backbone.routers import find_routers, predict
 from locum.engine.account import ExpertCounts
 from locum.errors import BudgetError, UsageError
-from locum.kernels.stored import StoredParameter
+from locum.kernels.stored import StoredParameter, making
 from locum.policy import create as create_eviction
 from locum.policy.future import Future
 from locum.policy.prefetch import Prediction, Prefetcher
@@ -189,8 +189,12 @@ class Residents:
         if known is not None and known[0] == key:
             return known[1]
         base = slot.offset + self.layout.image_start(key)
-        plan = self._plans[key // self._stride]
-        views = {part.name: part.read(self.arena.memory, base, self._dtype) for part in plan}
+        layer, expert = divmod(key, self._stride)
+        plan = self._plans[layer]
+        views = {}
+        for part in plan:
+            with making(f"{part.name} of expert {expert} of {self.index.layers[layer].module}"):
+                views[part.name] = part.read(self.arena.memory, base, self._dtype)
         if not all(part.in_place(self._dtype) for part in plan):
             return views  # what was made is not kept: only slots are accounted for
         self._views[slot.offset] = (key, views)

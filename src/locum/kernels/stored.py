@@ -1,11 +1,13 @@
 """A parameter of an expert as it lies in a slot, and what is multiplied."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from locum.errors import CheckpointError
 from locum.kernels.forms import maker
 from locum.store.index import Matrix, Piece, TensorView
 
@@ -22,6 +24,17 @@ def holds(wide: torch.dtype, narrow: torch.dtype) -> bool:
     return torch.promote_types(wide, narrow) == wide
 
 
+@contextmanager
+def making(what: object) -> Iterator[None]:
+    """Names `what` where a form finds numbers that cannot be. Raises `CheckpointError`."""
+    try:
+        yield
+    except ValueError as error:
+        raise CheckpointError(
+            "stored weights make no sense", where=what, got=error, todo="Download the checkpoint again"
+        ) from error
+
+
 class StoredParameter:
     """Reads one parameter from slots that hold an expert's image."""
 
@@ -36,7 +49,7 @@ class StoredParameter:
 
     def read(self, memory: memoryview, image: int, dtype: torch.dtype) -> Tensor:
         """The parameter in `dtype`, of the image that begins at byte `image` of `memory`: a view of it where
-        `in_place`, else new memory.
+        `in_place`, else new memory. Raises `ValueError` for numbers that cannot be.
         """
         return _joined([part.read(memory, image) for part in self._parts]).to(dtype)
 

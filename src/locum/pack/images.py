@@ -12,7 +12,7 @@ from torch import Tensor
 
 from locum.errors import NumericsError
 from locum.kernels.quantise import group_size, quantise
-from locum.kernels.stored import StoredParameter, torch_dtype
+from locum.kernels.stored import StoredParameter, making, torch_dtype
 from locum.model.image import RAW, Matrix, Piece, TensorView
 from locum.store.index import ALIGN, LayerIndex
 
@@ -43,18 +43,18 @@ def convert(layer: LayerIndex, expert: int, image: memoryview, target: Target) -
     """The new image of `expert`, whose stored image is `image`.
 
     Vectors keep their dtype when matrices are quantised.
-    Raises `NumericsError` for weights that are, or would become, no numbers.
+    Raises `NumericsError` for weights that are, or would become, no numbers, `CheckpointError` for stored ones
+    that cannot be.
     """
     if target.precision == STORED:
         return Image(image[: layer.image_bytes], layer.tensors)
     parts: dict[str, tuple[TensorView, dict[str, Tensor]]] = {}
     for view in layer.tensors:
         own = torch_dtype(view.raw_dtype) if view.raw_dtype else torch.float32
-        weight = as_numbers(
-            StoredParameter(view).read(image, 0, own),
-            FLOATS.get(target.precision, own),
-            f"{view.name} of expert {expert} of {layer.module}",
-        )
+        where = f"{view.name} of expert {expert} of {layer.module}"
+        with making(where):
+            stored = StoredParameter(view).read(image, 0, own)
+        weight = as_numbers(stored, FLOATS.get(target.precision, own), where)
         parts[view.name] = _coded(view, weight, target)
     return _laid_out(parts)
 

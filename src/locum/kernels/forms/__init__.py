@@ -39,7 +39,7 @@ def maker(form: str) -> Make:
     method, _, numbers = name.partition("-")
     if method not in _METHODS or not {name.partition("-")[0] for name in placements} <= PLACEMENTS.keys():
         raise UnsupportedError(
-            "weights are stored in a form that is not known", allowed=", ".join(_METHODS), got=form
+            "weights are stored in a form that is not known", allowed=", ".join(_METHODS), got=repr(form)
         )
     make: Make = import_module(f"locum.kernels.forms.{_METHODS[method]}").make(method, numbers)
     for placement in placements:
