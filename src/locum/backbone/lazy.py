@@ -4,6 +4,7 @@ transformers takes a state dict of anything that gives a tensor for `[...]`, and
 has: experts that were taken off are never read.
 """
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,14 +15,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from locum.errors import CheckpointError
-from locum.kernels.forms import maker
+from locum.kernels.forms import FILLING_BYTES, maker
 from locum.kernels.stored import torch_dtype
 from locum.model.checkpoint import Checkpoint
 from locum.model.header import TORCH_NAMES, TensorInfo
 from locum.model.schemes import Stored, stored_tensors
 from locum.store.index import RAW
 
-_ROWS = 16 << 20  # numbers that are made at a time where rows are made apart
+_RUN_BYTES = 16 << 20
+"""Of a stored tensor that are read at a time where not all of it is needed at once."""
+_FLOAT_BYTES = 4
+_IN_ROWS = ("gguf", "int8", "int4", "mxfp4")
+"""Methods that make each row of rows alone."""
 
 
 class TensorSource(Protocol):
@@ -49,10 +54,9 @@ class FolderTensors:
 
 
 class LazyTensor:
-    """A tensor of the model that exists once it is indexed with `[...]`.
+    """A tensor of the model that exists once it is indexed with `[...]`, in memory of torch's own.
 
-    `dtype`: what the model is loaded in. A table of blocks is made and cast a few rows at a time: whole, it
-    would take several times its final memory.
+    `dtype`: what the model is loaded in, and what is made here.
     """
 
     def __init__(self, stored: Stored, source: TensorSource, dtype: torch.dtype) -> None:
@@ -79,21 +83,52 @@ class LazyTensor:
 
     def __getitem__(self, everything: Any) -> Tensor:
         assert everything is Ellipsis, "transformers asks for whole tensors"
-        stored, make = self._stored, maker(self._stored.form)
-        if not _in_rows(stored):
-            pieces = {role: self._read(info) for role, info in stored.pieces}
-            return make(pieces, stored.shape)
-        ((role, info),) = stored.pieces
-        rows, columns = stored.shape
-        made = torch.empty(stored.shape, dtype=self._wanted)
-        step = max(1, _ROWS // columns)
-        for first in range(0, rows, step):
-            count = min(step, rows - first)
-            length = info.length // rows
-            some = info._replace(
-                shape=(count, *info.shape[1:]), offset=info.offset + first * length, length=count * length
+        if not self.made:
+            return self._copied()
+        made, make, step = torch.empty(self.shape, dtype=self._wanted), maker(self._stored.form), self._step
+        for first in range(0, self.shape[0], step):
+            some = made[first : first + step]
+            make.fill(some, {role: self._read(info) for role, info in self._pieces(first, len(some))})
+        return made
+
+    def loading_bytes(self) -> int:
+        """The most memory that `[...]` and the cast to the model's dtype take beside what they give."""
+        stored = sum(info.length for _, info in self._stored.pieces)
+        if not self.made:
+            return stored if self.is_floating_point() and self.dtype != self._wanted else 0
+        matrix = len(self.shape) == 2 and not maker(self._stored.form).placed
+        numbers = 0 if matrix else _FLOAT_BYTES * math.prod(self.shape)
+        return stored * self._step // self.shape[0] + numbers + FILLING_BYTES
+
+    @property
+    def _step(self) -> int:
+        """Rows that are read and made at a time."""
+        rows, stored = self.shape[0], sum(info.length for _, info in self._stored.pieces)
+        method = self._stored.form.partition("-")[0]
+        apart = method in _IN_ROWS and "+" not in self._stored.form and len(self.shape) == 2
+        return min(rows, max(1, rows * _RUN_BYTES // stored)) if apart else rows
+
+    def _pieces(self, first: int, rows: int) -> Iterator[tuple[str, TensorInfo]]:
+        """What some rows are made of."""
+        for role, info in self._stored.pieces:
+            if rows == self.shape[0]:
+                yield role, info
+                continue
+            row = info.length // self.shape[0]
+            yield (
+                role,
+                info._replace(
+                    shape=(rows, *info.shape[1:]), offset=info.offset + first * row, length=rows * row
+                ),
             )
-            made[first : first + count] = make({role: self._read(some)}, (count, columns))
+
+    def _copied(self) -> Tensor:
+        """The stored tensor. numpy's memory would not do: its alignment is another than torch's."""
+        made = torch.empty(self.shape, dtype=self.dtype)
+        octets, at = made.view(-1).view(torch.uint8), 0
+        for run in self.runs(_RUN_BYTES):
+            octets[at : at + len(run)] = torch.from_numpy(run)
+            at += len(run)
         return made
 
     def runs(self, length: int) -> Iterator[NDArray[np.uint8]]:
@@ -108,11 +143,6 @@ class LazyTensor:
     def _read(self, info: TensorInfo) -> Tensor:
         dtype = torch_dtype(TORCH_NAMES[info.dtype])
         return torch.from_numpy(self._source.octets(info)).view(dtype).view(info.shape)
-
-
-def _in_rows(stored: Stored) -> bool:
-    """Whether each row is made from a row."""
-    return stored.form.startswith("gguf-") and "+" not in stored.form and len(stored.shape) == 2
 
 
 def lazy_state(

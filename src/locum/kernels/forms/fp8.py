@@ -17,12 +17,12 @@ def make(method: str, numbers: str) -> Make:
     """`numbers`: rows x columns that share a scale."""
     rows, columns = map(int, numbers.split("x"))
 
-    def dequantise(pieces: Mapping[str, Tensor], shape: tuple[int, ...]) -> Tensor:
-        codes = pieces["codes"]
+    def dequantise(pieces: Mapping[str, Tensor], shape: tuple[int, ...], some: slice) -> Tensor:
+        codes = pieces["codes"][..., some, :]
         weight = unpack(codes.view(torch.uint8)) if method == "fp4" else codes.float()
         scale = _scales(pieces["scales"])
         scale = scale.reshape(*weight.shape[:-2], *scale.shape[-2:]) if scale.dim() > 1 else scale.view(1, 1)
-        scale = scale.repeat_interleave(rows, -2)[..., : weight.shape[-2], :]
+        scale = scale[..., torch.arange(shape[-2], device=codes.device)[some] // rows, :]
         ragged = -weight.shape[-1] % columns
         if ragged:
             weight = F.pad(weight, (0, ragged))

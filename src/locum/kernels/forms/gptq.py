@@ -17,13 +17,11 @@ def make(method: str, numbers: str) -> Make:
     bits = int(numbers)
     less, mask = (1 if method == "gptq1" else 0), (1 << bits) - 1
 
-    def made(pieces: Mapping[str, Tensor], shape: tuple[int, ...]) -> Tensor:
-        code_OI = words.unpack(pieces["codes"].T, bits).to(torch.int16)
-        scales_GO = pieces["scales"]
-        zero_GO = words.unpack(pieces["zeros"], bits)[:, : shape[0]].to(
-            torch.int16
-        )  # the last word may be half empty
-        zero_GO = (zero_GO + less) & mask
+    def made(pieces: Mapping[str, Tensor], shape: tuple[int, ...], rows: slice) -> Tensor:
+        code_OI = words.unpack(pieces["codes"][:, rows].T, bits).to(torch.int16)
+        scales_GO = pieces["scales"][:, rows]
+        zero_GO = words.unpack(pieces["zeros"], bits)[:, : shape[0]]  # the last word may be half empty
+        zero_GO = (zero_GO[:, rows].to(torch.int16) + less) & mask
         if (order_I := pieces.get("order")) is None:
             order_I = torch.arange(shape[1], device=scales_GO.device) // (shape[1] // len(scales_GO))
         group_I = order_I.long()

@@ -19,16 +19,15 @@ def make(method: str, numbers: str) -> Make:
     bits = int(numbers)
     middle = 1 << (bits - 1)
 
-    def made(pieces: Mapping[str, Tensor], shape: tuple[int, ...]) -> Tensor:
-        scales_OG = pieces["scales"]
-        code_OI = words.unpack(pieces["codes"], bits).to(scales_OG.dtype) - middle
+    def made(pieces: Mapping[str, Tensor], shape: tuple[int, ...], rows: slice) -> Tensor:
+        scales_OG = pieces["scales"][rows]
+        code_OI = words.unpack(pieces["codes"][rows], bits).to(scales_OG.dtype) - middle
         zeros_OG = pieces.get("zeros")
         if zeros_OG is not None:
             if zeros_OG.dtype == torch.int32:
-                rows = code_OI.shape[-2]
-                packed = words.unpack(zeros_OG.transpose(-1, -2), bits)[..., :rows]
-                zeros_OG = packed.transpose(-1, -2).to(scales_OG.dtype) - middle
-            zeros_OG = zeros_OG.to(scales_OG.dtype)
+                unpacked = words.unpack(zeros_OG.transpose(-1, -2), bits)[..., : shape[-2]]
+                zeros_OG = unpacked.transpose(-1, -2).to(scales_OG.dtype) - middle
+            zeros_OG = zeros_OG[rows].to(scales_OG.dtype)
         if (order_I := pieces.get("order")) is not None:
             code_OI = code_OI if zeros_OG is None else code_OI - zeros_OG[..., order_I.long()]
             return code_OI * scales_OG[..., order_I.long()]
