@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import GenerationConfig, PreTrainedModel
-from transformers.core_model_loading import GLOBAL_WORKERS
+from transformers.core_model_loading import GLOBAL_WORKERS, build_glob_alternation
 
 from locum.backbone.experts import IMPLEMENTATION
 from locum.backbone.family import model_class, quiet_transformers, read_config, stripped_class
@@ -54,6 +54,23 @@ def load_backbone(checkpoint: Checkpoint, dtype: torch.dtype | None = None) -> P
     model.eval()
     assert isinstance(model, PreTrainedModel)
     return model
+
+
+def resident_bytes(checkpoint: Checkpoint, dtype: torch.dtype) -> int:
+    """What the backbone takes once loaded in `dtype`.
+
+    Headers do not tell: some families keep a few tensors in float32 whatever the rest is in.
+    """
+    config = read_config(checkpoint)
+    with torch.device("meta"), quiet_transformers():
+        skeleton = stripped_class(model_class(config))._from_config(config, dtype=dtype)
+    plan = list(skeleton._get_dtype_plan(dtype))
+    kept = build_glob_alternation(plan)[0]
+    held = {id(tensor): (name, tensor) for name, tensor in skeleton.state_dict(keep_vars=True).items()}
+    return sum(
+        tensor.numel() * (torch.float32 if plan and kept.search(name) else tensor.dtype).itemsize
+        for name, tensor in held.values()  # tied weights are one
+    )
 
 
 def loading_bytes(checkpoint: Checkpoint, dtype: torch.dtype) -> int:

@@ -15,7 +15,7 @@ from locum.backbone.experts import experts_modules, way_of
 from locum.backbone.family import model_class, read_config
 from locum.backbone.index import expert_index
 from locum.backbone.linears import attach_linears
-from locum.backbone.load import load_backbone, loading_bytes
+from locum.backbone.load import load_backbone, loading_bytes, resident_bytes
 from locum.backbone.routers import find_routers
 from locum.backbone.runtime import attach
 from locum.engine.cache import request_cache
@@ -318,6 +318,7 @@ def _load(path: Path, asked: LoadOptions, tell: Callable[[str], None], extra: di
     tell("indexing the experts")
     index = expert_index(checkpoint, cache_folder() / "index" / f"{checkpoint.identity[:24]}.json")
     computed = torch_dtype(spec.dtype)
+    spec = replace(spec, backbone_resident_bytes=resident_bytes(checkpoint, computed))
     plan = plan_memory(
         spec,
         attention,
