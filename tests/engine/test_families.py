@@ -29,6 +29,7 @@ from locum.errors import UnsupportedError
 from locum.model.checkpoint import Checkpoint
 from locum.model.spec import MoESpec
 from locum.model.supported import CHECKED, UNSUPPORTED
+from locum.pack import Packing, PackOptions
 from locum.residency.slots import PAGE
 from locum.store.layout import Layout
 from locum.synth.shapes import shape
@@ -150,6 +151,15 @@ def test_the_headers_tell_what_the_backbone_takes(saved: Saved, family: str) -> 
     spec = MoESpec.of(checkpoint)
     assert spec.backbone_resident_bytes == sum(t.numel() * t.element_size() for t in held.values())
     assert (spec.ignored_bytes > 0) == (SEES[family] or family == "longcat_flash")
+
+
+@pytest.mark.parametrize("family", RUN)
+def test_no_router_is_quantised(saved: Saved, family: str) -> None:
+    # by what the files call them, which is all that the families agree on
+    plan = Packing(saved(family, "bfloat16"), PackOptions(backbone="int8")).backbone.plan
+    quantised = {name for name, tensors in plan.items() if len(tensors) > 1}
+    assert quantised
+    assert not [name for name in quantised if re.search(r"\.(gate|router)\.", name)]
 
 
 @pytest.mark.parametrize("family", [name for name in FAMILIES if name not in RUN])
