@@ -1,14 +1,23 @@
 """Stored forms against transformers' own conversions."""
 
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
 import pytest
 import torch
 from compressed_tensors.compressors import IntQuantizationCompressor
 from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
+from gguf import GGMLQuantizationType as Kind
+from torch import Tensor
 from transformers.core_model_loading import Interleave, Transpose
 
-from helpers_quantised import scaled
+from helpers_gguf import random_blocks
+from helpers_quantised import awq, fp8, gptq, packed, scaled
 from locum.errors import UnsupportedError
+from locum.kernels import forms
 from locum.kernels.forms import maker, placed_shape
+from locum.kernels.quantise import quantise
 
 
 def test_rows_by_turns() -> None:
@@ -91,3 +100,55 @@ def test_zero_points_of_gptq_from_nought_to_the_top(bits: int, version: int) -> 
     }
     got = maker(f"gptq{version}-{bits}")(pieces, (len(zeros), per))
     assert got[:, 0].tolist() == [-(z & top) for z in zeros]
+
+
+SUFFIXES = {
+    "weight": "codes", "weight_scale_inv": "scales", "weight_packed": "codes", "weight_scale": "scales",
+    "weight_zero_point": "zeros", "qweight": "codes", "qzeros": "zeros", "scales": "scales", "g_idx": "order",
+}  # fmt: skip
+MADE: dict[str, tuple[str, Callable[..., Any]]] = {
+    "fp8": ("fp8-16x16", fp8),
+    "packed": ("packed-4", packed(4, 16)),
+    "packed-asymmetric": ("packed-4", packed(4, 16, symmetric=False)),
+    "packed-8": ("packed-8+transposed", packed(8, None, symmetric=False)),
+    "gptq": ("gptq1-4", gptq(4, 16)),
+    "gptq-order": ("gptq2-2", gptq(2, 16, version=2, shuffled=True)),
+    "awq": ("awq", awq),
+}
+
+
+def _pieces(kind: str) -> tuple[str, dict[str, Tensor], tuple[int, ...]]:
+    """(form, pieces, shape) of a matrix [40, 64]."""
+    random = torch.Generator().manual_seed(1)
+    weight = torch.randn(40, 64, generator=random)
+    if kind in MADE:
+        form, make = MADE[kind]
+        stored, _ = make(weight, random)
+        pieces = {SUFFIXES[name]: piece for name, piece in stored.items() if name in SUFFIXES}
+        return form, pieces, (64, 40) if "transposed" in form else (40, 64)
+    if kind.startswith("int"):
+        return kind, quantise(weight, int(kind[3]), 16)._asdict(), (40, 64)
+    if kind == "mxfp4":
+        codes = torch.randint(0, 256, (40, 2, 16), generator=random, dtype=torch.uint8)
+        scales = torch.randint(115, 124, (40, 2), generator=random, dtype=torch.uint8)
+        return "mxfp4+interleaved", {"codes": codes, "scales": scales}, (40, 64)
+    if kind == "raw":
+        return "raw+transposed", {"weight": weight}, (64, 40)
+    blocks = torch.from_numpy(random_blocks(80, Kind.Q4_0, np.random.default_rng(1))).view(40, -1)
+    if kind == "joined":
+        return "gguf_joined-Q4_0xQ4_0", {"first": blocks[:10], "second": blocks[10:20]}, (20, 64)
+    return "gguf-Q4_0", {"blocks": blocks}, (40, 64)
+
+
+@pytest.mark.parametrize("kind", [*MADE, "int8-g16", "int4-g16", "mxfp4", "raw", "joined", "gguf"])
+@pytest.mark.parametrize("rows", [1, 3, 7, 40])
+def test_rows_made_apart_are_those_of_the_whole(
+    kind: str, rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    form, pieces, shape = _pieces(kind)
+    whole = maker(form)(pieces, shape)
+    monkeypatch.setattr(forms, "_RUN", rows * placed_shape(form, shape)[1])
+    for dtype in (torch.float32, torch.bfloat16):
+        out = torch.full(shape, torch.nan, dtype=dtype)
+        maker(form).fill(out, pieces)
+        assert torch.equal(out, whole.to(dtype))

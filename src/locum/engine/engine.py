@@ -15,7 +15,7 @@ from locum.backbone.experts import experts_modules, way_of
 from locum.backbone.family import model_class, read_config
 from locum.backbone.index import expert_index
 from locum.backbone.linears import attach_linears
-from locum.backbone.load import load_backbone
+from locum.backbone.load import load_backbone, loading_bytes, resident_bytes
 from locum.backbone.routers import find_routers
 from locum.backbone.runtime import attach
 from locum.engine.cache import request_cache
@@ -296,6 +296,12 @@ def expert_products(index: ExpertIndex, model: PreTrainedModel, threads: Sequenc
     return products
 
 
+def made_bytes(index: ExpertIndex, dtype: torch.dtype) -> int:
+    """The most memory that a parameter of an expert takes where it is made at each use."""
+    views = {view for layer in index.layers for view in layer.tensors}
+    return max(StoredParameter(view).made_bytes(dtype) for view in views)
+
+
 def _load(path: Path, asked: LoadOptions, tell: Callable[[str], None], extra: dict[str, Any]) -> Engine:
     if asked.dtype not in _DTYPES:
         raise UsageError("no such dtype", allowed=", ".join(_DTYPES), got=repr(asked.dtype))
@@ -314,9 +320,17 @@ def _load(path: Path, asked: LoadOptions, tell: Callable[[str], None], extra: di
     config = read_config(checkpoint)
     attention = Attention.of(config, eager=not model_class(config)._supports_sdpa)
     request = MemoryRequest(asked.memory, asked.expert_memory, asked.context)
-    plan = plan_memory(spec, attention, request)
     tell("indexing the experts")
     index = expert_index(checkpoint, cache_folder() / "index" / f"{checkpoint.identity[:24]}.json")
+    computed = torch_dtype(spec.dtype)
+    spec = replace(spec, backbone_resident_bytes=resident_bytes(checkpoint, computed))
+    plan = plan_memory(
+        spec,
+        attention,
+        request,
+        made_bytes=made_bytes(index, computed),
+        loading_bytes=loading_bytes(checkpoint, computed),
+    )
     tell("loading the backbone")
     model = load_backbone(checkpoint, dtype, asked.verify)
     plan = replan(spec, plan, request)

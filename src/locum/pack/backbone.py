@@ -12,6 +12,7 @@ from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
 from locum.backbone.lazy import LazyTensor
+from locum.backbone.routers import router_modules
 from locum.files import settle
 from locum.kernels.quantise import group_size, quantise
 from locum.kernels.stored import holds
@@ -44,13 +45,15 @@ class Planned:
 def linear_names(skeleton: PreTrainedModel, names: Iterator[str]) -> set[str]:
     """Those of `names` (in the files) that are the weight of a linear layer, and of nothing else.
 
-    The output head is left out: its rounding errors go straight into the answer.
+    The output head is left out: its rounding errors go straight into the answer. So are routers: theirs
+    decide who is asked.
     """
-    head = skeleton.get_output_embeddings()
+    spared = {part for router in router_modules(skeleton) for part in router.modules()}
+    spared.add(skeleton.get_output_embeddings())
     layers = {
         f"{path}.weight"
         for path, module in skeleton.named_modules()
-        if type(module) is nn.Linear and module is not head
+        if type(module) is nn.Linear and module not in spared
     }
     transforms = get_model_conversion_mapping(skeleton)
     renamings = [t for t in transforms if isinstance(t, WeightRenaming)]

@@ -43,8 +43,8 @@ def convert(layer: LayerIndex, expert: int, image: memoryview, target: Target) -
     """The new image of `expert`, whose stored image is `image`.
 
     Vectors keep their dtype when matrices are quantised.
-    Raises `NumericsError` for weights that are, or would become, no numbers, `CheckpointError` for stored ones
-    that cannot be.
+    Raises `NumericsError` for weights that are, or would become, no numbers, `CheckpointError` for stored
+    ones that cannot be.
     """
     if target.precision == STORED:
         return Image(image[: layer.image_bytes], layer.tensors)

@@ -21,11 +21,11 @@ def make(method: str, numbers: str) -> Make:
     bits = words.width(numbers)
     less = sum(1 << place for place in range(0, 32, bits)) if method == "gptq1" else 0
 
-    def made(pieces: Mapping[str, Tensor], shape: tuple[int, ...]) -> Tensor:
-        code_OI = words.unpack(pieces["codes"].T, bits).to(torch.int16)
-        scales_GO = pieces["scales"]
-        zero_GO = words.unpack(pieces["zeros"] + less, bits).to(torch.int16)
-        zero_GO = zero_GO[:, : shape[0]]  # the last word may be half empty
+    def made(pieces: Mapping[str, Tensor], shape: tuple[int, ...], rows: slice) -> Tensor:
+        code_OI = words.unpack(pieces["codes"][:, rows].T, bits).to(torch.int16)
+        scales_GO = pieces["scales"][:, rows]
+        zero_GO = words.unpack(pieces["zeros"] + less, bits)[:, : shape[0]]  # the last word may be half empty
+        zero_GO = zero_GO[:, rows].to(torch.int16)
         group_I = group_of_each(pieces.get("order"), shape[1], len(scales_GO))
         if group_I is None:
             group_I = torch.arange(shape[1], device=scales_GO.device) // (shape[1] // len(scales_GO))

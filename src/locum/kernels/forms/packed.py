@@ -20,18 +20,17 @@ def make(method: str, numbers: str) -> Make:
     bits = words.width(numbers)
     middle = 1 << (bits - 1)
 
-    def made(pieces: Mapping[str, Tensor], shape: tuple[int, ...]) -> Tensor:
-        scales_OG, codes, zeros_OG = _grid(pieces["scales"]), pieces["codes"], pieces.get("zeros")
+    def made(pieces: Mapping[str, Tensor], shape: tuple[int, ...], rows: slice) -> Tensor:
+        scales_OG, codes, zeros_OG = _some(pieces["scales"], rows), pieces["codes"], pieces.get("zeros")
         if codes.dtype == torch.int8:
-            code_OI = codes.to(scales_OG.dtype)
+            code_OI = codes[..., rows, :].to(scales_OG.dtype)
         else:
-            code_OI = words.unpack(codes, bits).to(scales_OG.dtype) - middle
+            code_OI = words.unpack(codes[..., rows, :], bits).to(scales_OG.dtype) - middle
         if zeros_OG is not None:
             if zeros_OG.dtype == torch.int32:
-                rows = code_OI.shape[-2]
-                packed = words.unpack(zeros_OG.transpose(-1, -2), bits)[..., :rows]
-                zeros_OG = packed.transpose(-1, -2).to(scales_OG.dtype) - middle
-            zeros_OG = _grid(zeros_OG).to(scales_OG.dtype)
+                unpacked = words.unpack(zeros_OG.transpose(-1, -2), bits)[..., : shape[-2]]
+                zeros_OG = unpacked.transpose(-1, -2).to(scales_OG.dtype) - middle
+            zeros_OG = _some(zeros_OG, rows).to(scales_OG.dtype)
         group_I = group_of_each(pieces.get("order"), shape[-1], scales_OG.shape[-1])
         if group_I is not None:
             code_OI = code_OI if zeros_OG is None else code_OI - zeros_OG[..., group_I]
@@ -44,6 +43,7 @@ def make(method: str, numbers: str) -> Make:
     return made
 
 
-def _grid(stored: Tensor) -> Tensor:
-    """[O, G]: of one for all or one per output as well."""
-    return stored if stored.dim() > 1 else stored.view(-1, 1)
+def _some(stored: Tensor, rows: slice) -> Tensor:
+    """[O, G] of some rows: of one number for all or one per output as well."""
+    grid = stored if stored.dim() > 1 else stored.view(-1, 1)
+    return grid if grid.shape[-2] == 1 else grid[..., rows, :]

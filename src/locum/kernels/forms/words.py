@@ -14,7 +14,7 @@ def width(numbers: str) -> int:
 
 def unpack(words: Tensor, bits: int) -> Tensor:
     """[..., n] int32 to [..., n * 32 / bits] uint8."""
-    octets = words.reshape(-1).view(torch.uint8).view(*words.shape[:-1], -1)
+    octets = words.contiguous().view(-1).view(torch.uint8).view(*words.shape[:-1], -1)
     if bits == 8:
         return octets
     mask = (1 << bits) - 1
