@@ -112,8 +112,12 @@ MADE: dict[str, tuple[str, Callable[..., Any]]] = {
     "packed-asymmetric": ("packed-4", packed(4, 16, symmetric=False)),
     "packed-8": ("packed-8+transposed", packed(8, None, symmetric=False)),
     "gptq": ("gptq1-4", gptq(4, 16)),
-    "gptq-order": ("gptq2-2", gptq(2, 16, version=2, shuffled=True)),
+    "gptq-order": ("gptq2-2", gptq(2, 16, version=2, order="shuffled")),
     "awq": ("awq", awq),
+    "fp8-outputs": ("fp8-1x64", scaled(torch.float8_e4m3fn, "O", torch.float32)),
+    "fp8-one": ("fp8-40x64", scaled(torch.float8_e4m3fn, "", torch.float32)),
+    "bytes-outputs": ("packed-8", scaled(torch.int8, "O1", torch.float32, False)),
+    "bytes-one": ("packed-8", scaled(torch.int8, "1", torch.float32, False)),
 }
 
 
