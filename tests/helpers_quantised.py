@@ -39,20 +39,79 @@ def fp8(weight: Tensor, random: torch.Generator, block: int = 16) -> Made:
     return {"weight": codes, "weight_scale_inv": scales}, means
 
 
-def packed(bits: int, group: int | None, symmetric: bool = True) -> Callable[[Tensor, torch.Generator], Made]:
-    """compressed-tensors' `pack-quantized` with a bfloat16 scale per `group` inputs (None: per output)."""
+def fp8_powers(kind: torch.dtype, block: int = 16) -> Callable[[Tensor, torch.Generator], Made]:
+    """`fp8` with powers of two as scales: bytes (their exponents and 127), or the dtype of such bytes."""
+
+    def made(weight: Tensor, random: torch.Generator) -> Made:
+        rows, columns = weight.shape
+        exponents = torch.randint(-12, -4, (-(-rows // block), -(-columns // block)), generator=random)
+        codes, means = torch.empty(weight.shape, dtype=torch.float8_e4m3fn), torch.empty(weight.shape)
+        for i in range(rows):
+            for j in range(columns):
+                power = 2.0 ** int(exponents[i // block, j // block])
+                codes[i, j] = weight[i, j] / power
+                means[i, j] = float(codes[i, j]) * power
+        return {"weight": codes, "weight_scale_inv": (exponents + 127).to(torch.uint8).view(kind)}, means
+
+    return made
+
+
+def scaled(
+    kind: torch.dtype, sides: str = "O1", dtype: torch.dtype = torch.float32, symmetric: bool = True
+) -> Callable[[Tensor, torch.Generator], Made]:
+    """Numbers of 8 bits, floats or integers, that are not packed; `weight_scale` in `dtype`.
+
+    `sides` of the scales: `""` and `1`, one for all; `O` and `O1`, one per output. With a scale of
+    activations beside them, which concerns nobody who leaves activations alone.
+    """
+
+    def made(weight: Tensor, random: torch.Generator) -> Made:
+        rows, columns = weight.shape
+        top = 448 if kind.is_floating_point else 127
+        shape = {"": (), "1": (1,), "O": (rows,), "O1": (rows, 1)}[sides]
+        few = weight.abs().amax(1) if "O" in sides else weight.abs().max()
+        scales = (few / top).view(shape).to(dtype)
+        zeros = torch.zeros(shape, dtype=torch.int8)
+        if not symmetric:
+            zeros = torch.randint(-100, 101, shape, generator=random, dtype=torch.int8)
+        codes, means = torch.empty(rows, columns, dtype=kind), torch.empty(rows, columns, dtype=torch.float64)
+        for row in range(rows):
+            scale = float(scales.reshape(-1)[row if "O" in sides else 0])
+            zero = int(zeros.reshape(-1)[row if "O" in sides else 0])
+            wanted = weight[row] / scale + zero
+            codes[row] = (wanted if kind.is_floating_point else wanted.round().clamp(-128, 127)).to(kind)
+            means[row] = (codes[row].double() - zero) * scale
+        stored = {"weight": codes, "weight_scale": scales, "input_scale": torch.tensor(0.5)}
+        if not symmetric:
+            stored["weight_zero_point"] = zeros
+        return stored, means.float() if kind.is_floating_point else means.to(dtype)
+
+    return made
+
+
+def packed(
+    bits: int, group: int | None, symmetric: bool = True, zeros_packed: bool = True, order: str = ""
+) -> Callable[[Tensor, torch.Generator], Made]:
+    """compressed-tensors' `pack-quantized` with a bfloat16 scale per `group` inputs (None: per output).
+
+    `order`: `g_idx` with the groups' members `shuffled` over the inputs, or `none`, which -1 stands for.
+    """
 
     def made(weight: Tensor, random: torch.Generator) -> Made:
         rows, columns = weight.shape
         per = group or columns
         groups = columns // per
-        scales = (weight.view(rows, groups, per).abs().amax(2) / (2 ** (bits - 1) - 1)).bfloat16()
+        group_of = torch.arange(columns) // per
+        if order == "shuffled":
+            group_of = group_of[torch.randperm(columns, generator=random)]
+        largest = torch.stack([weight[:, group_of == group].abs().amax(1) for group in range(groups)], 1)
+        scales = (largest / (2 ** (bits - 1) - 1)).bfloat16()
         zeros = torch.zeros(rows, groups, dtype=torch.int64)
         if not symmetric:
             zeros = torch.randint(-3, 4, zeros.shape, generator=random)
-        code = (weight / scales.float().repeat_interleave(per, 1)).round() + zeros.repeat_interleave(per, 1)
+        code = (weight / scales.float()[:, group_of]).round() + zeros[:, group_of]
         code = code.clamp(-(2 ** (bits - 1)), 2 ** (bits - 1) - 1).long()
-        means = (code - zeros.repeat_interleave(per, 1)).bfloat16() * scales.repeat_interleave(per, 1)
+        means = (code - zeros[:, group_of]).bfloat16() * scales[:, group_of]
         half = 2 ** (bits - 1)
         stored = {
             "weight_packed": _words((code + half).numpy(), bits),
@@ -60,34 +119,41 @@ def packed(bits: int, group: int | None, symmetric: bool = True) -> Callable[[Te
             "weight_shape": torch.tensor([rows, columns]),
         }
         if not symmetric:
-            stored["weight_zero_point"] = _words((zeros + half).numpy().T, bits).T.contiguous()
+            words = _words((zeros + half).numpy().T, bits).T.contiguous()
+            stored["weight_zero_point"] = words if zeros_packed else zeros.to(torch.int8)
+        if order:
+            stored["weight_g_idx"] = (
+                group_of if order == "shuffled" else torch.full_like(group_of, -1)
+            ).int()
         return stored, means
 
     return made
 
 
-def gptq(bits: int, group: int, version: int = 1, shuffled: bool = False) -> Callable[..., Made]:
-    """GPTQ with zero points; `shuffled`: the groups' members are spread over the inputs."""
+def gptq(bits: int, group: int, version: int = 1, order: str = "") -> Callable[..., Made]:
+    """GPTQ with zero points; `order` as for `packed`, the groups one after the other if empty."""
 
     def made(weight: Tensor, random: torch.Generator) -> Made:
         outputs, inputs = weight.shape
-        order = torch.arange(inputs) // group
-        if shuffled:
-            order = order[torch.randperm(inputs, generator=random)]
+        group_of = torch.arange(inputs) // group
+        if order == "shuffled":
+            group_of = group_of[torch.randperm(inputs, generator=random)]
         groups = inputs // group
         top = 2**bits - 1
         codes = torch.randint(0, top + 1, (inputs, outputs), generator=random)
-        zeros = torch.randint(0 if version == 2 else 1, top + 1, (groups, outputs), generator=random)
+        zeros = torch.randint(0, top + 1, (groups, outputs), generator=random)
+        zeros[0, :4] = torch.tensor([0, 0, top, 0])
         scales = (weight.std() * torch.rand(groups, outputs, generator=random) / top).half()
         means = torch.empty(outputs, inputs, dtype=torch.float16)
         for i in range(inputs):
-            g = int(order[i])
+            g = int(group_of[i])
             means[:, i] = scales[g] * (codes[i] - zeros[g]).half()
+        words = _words(zeros.numpy(), bits)
         return {
             "qweight": _words(codes.numpy().T, bits).T.contiguous(),
-            "qzeros": _words((zeros - int(version == 1)).numpy(), bits),
+            "qzeros": words if version == 2 else _less_one(words, bits),
             "scales": scales,
-            "g_idx": order.int(),
+            "g_idx": -torch.ones(inputs).int() if order == "none" else group_of.int(),
         }, means
 
     return made
@@ -134,6 +200,13 @@ def _words(codes: NDArray[np.integer[Any]], bits: int) -> Tensor:
     for c in range(columns):
         words[:, c // per] |= codes[:, c].astype(np.uint32) << np.uint32(bits * (c % per))
     return torch.from_numpy(words.view(np.int32))
+
+
+def _less_one(words: Tensor, bits: int) -> Tensor:
+    """Each word less one in every place, as GPTQModel writes zero points: 0 borrows from the next."""
+    ones = sum(1 << place for place in range(0, 32, bits))
+    less = [((word & 0xFFFFFFFF) - ones) & 0xFFFFFFFF for word in words.flatten().tolist()]
+    return torch.from_numpy(np.array(less, np.uint32).view(np.int32)).view(words.shape)
 
 
 def twins(

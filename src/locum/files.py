@@ -41,26 +41,15 @@ def write_json(path: Path, document: Any, *, indent: int | None = None) -> None:
 def new_folder(target: Path, peak_bytes: int) -> Iterator[Path]:
     """A folder to fill that becomes `target` when the block ends well, and is gone when it does not.
 
-    `peak_bytes` must be free before anything is made. Raises `UsageError` when `target` exists and is not
-    empty, `LocumError` when the disk is too full, then or on the way.
+    `peak_bytes` must be free before anything is made. Raises `UsageError` when `target` exists, be it as a
+    link to nowhere, or cannot be made; `LocumError` when the disk is too full, then or on the way. When the
+    finished folder cannot get its name, because somebody has made a `target` meanwhile, it stays under the
+    other one, which the `LocumError` says.
     """
-    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
-        raise UsageError("the folder exists", where=target, todo="Remove it or name another one")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(target.parent).free
-    if free < peak_bytes:
-        raise LocumError(
-            "not enough disk space",
-            where=target.parent,
-            allowed=f"{format_bytes(peak_bytes)} free at the peak",
-            got=format_bytes(free),
-            todo="Free some space, choose another folder, or ask for less",
-        )
-    folder = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part"))
+    folder = _beside(target, peak_bytes)
     try:
         folder.chmod(0o755)
         yield folder
-        folder.rename(target)
     except BaseException as error:
         shutil.rmtree(folder, ignore_errors=True)
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
@@ -70,6 +59,42 @@ def new_folder(target: Path, peak_bytes: int) -> Iterator[Path]:
                 todo="Nothing was left behind: free some space, try again",
             ) from error
         raise
+    try:
+        folder.rename(target)
+    except OSError as error:
+        raise LocumError(
+            f"all is written, but cannot be named {target.name!r}",
+            where=target.parent,
+            got=error.strerror or error,
+            todo=f"Nothing is lost: rename {folder} yourself",
+        ) from error
+
+
+def require_new(target: Path) -> None:
+    """Raises `UsageError` when `target` exists, be it as a link to nowhere."""
+    if os.path.lexists(target):
+        raise UsageError("the target exists", where=target, todo="Remove it or name another one")
+
+
+def _beside(target: Path, peak_bytes: int) -> Path:
+    """An empty folder beside `target`, on the same file system."""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        require_new(target)  # now, because `new/..` did not exist before
+        free = shutil.disk_usage(target.parent).free
+        if free < peak_bytes:
+            raise LocumError(
+                "not enough disk space",
+                where=target.parent,
+                allowed=f"{format_bytes(peak_bytes)} free at the peak",
+                got=format_bytes(free),
+                todo="Free some space, choose another folder, or ask for less",
+            )
+        return Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part"))
+    except OSError as error:
+        raise UsageError(
+            "the target cannot be made", where=target, got=error.strerror or error, todo="Name another one"
+        ) from error
 
 
 def settle(file: BinaryIO) -> None:

@@ -9,10 +9,11 @@ import torch
 from safetensors import safe_open
 
 import locum
-from helpers_families import FAMILIES, auto_class, make_family
+from helpers_families import FAMILIES, auto_class, family_config, make_family
 from locum.backbone.outline import completed, outline
 from locum.errors import CheckpointError
 from locum.model.supported import CHECKED
+from locum.synth.given import read_given
 from locum.synth.names import Config, tensors
 from locum.synth.plan import plan_checkpoint
 from locum.synth.shapes import resolve_shape, shape
@@ -54,6 +55,22 @@ def test_names_and_shapes_are_those_that_transformers_saves(family: str, tmp_pat
     tiny = FAMILIES[family]
     specs = outline({"model_type": tiny.model_type, **json.loads(json.dumps(tiny.config))})
     assert {spec.name: spec.shape for spec in specs} == saved_shapes(family, tmp_path)
+
+
+@pytest.mark.parametrize("family", RUN)
+def test_a_config_that_transformers_has_saved(family: str, tmp_path: Path) -> None:
+    family_config(family).save_pretrained(tmp_path)
+    tiny = FAMILIES[family]
+    plain = outline({"model_type": tiny.model_type, **json.loads(json.dumps(tiny.config))})
+    saved = outline(read_given(tmp_path / "config.json"))
+    assert [(spec.name, spec.shape) for spec in saved] == [(spec.name, spec.shape) for spec in plain]
+
+
+def test_a_config_of_senseless_values_is_refused() -> None:
+    with pytest.raises(CheckpointError, match="cannot build"):
+        outline(
+            {"model_type": "granitemoehybrid", **json.loads('{"time_step_limit": [0, {"__float__": "no"}]}')}
+        )
 
 
 @pytest.mark.parametrize("family", EACH)

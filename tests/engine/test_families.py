@@ -21,7 +21,7 @@ from helpers_adapted import only_chosen_rows
 from helpers_families import FAMILIES, REFUSED, auto_class, family_config, make_family
 from helpers_laws import CHUNK, PROMPT, STEPS, Run, Subject, drive, same_bits, swapped
 from helpers_models import randomise
-from locum.backbone.load import load_backbone
+from locum.backbone.load import load_backbone, resident_bytes
 from locum.backbone.routers import find_routers
 from locum.engine.cache import GrowingLayer, request_cache
 from locum.engine.engine import load
@@ -29,6 +29,7 @@ from locum.errors import UnsupportedError
 from locum.model.checkpoint import Checkpoint
 from locum.model.spec import MoESpec
 from locum.model.supported import CHECKED, UNSUPPORTED
+from locum.pack import Packing, PackOptions
 from locum.residency.slots import PAGE
 from locum.store.layout import Layout
 from locum.synth.shapes import shape
@@ -133,6 +134,15 @@ def test_the_headers_tell_what_the_index_holds(saved: Saved, family: str) -> Non
 
 
 @pytest.mark.parametrize("family", RUN)
+def test_the_plan_is_what_the_backbone_takes(saved: Saved, family: str) -> None:
+    # not what the headers say: 22 families keep something in float32
+    checkpoint = Checkpoint.open(saved(family, "bfloat16"))
+    state = load_backbone(checkpoint).state_dict(keep_vars=True)
+    held = {id(tensor): tensor for tensor in state.values()}
+    assert resident_bytes(checkpoint, torch.bfloat16) == sum(t.nbytes for t in held.values())
+
+
+@pytest.mark.parametrize("family", RUN)
 def test_the_headers_tell_what_the_backbone_takes(saved: Saved, family: str) -> None:
     checkpoint = Checkpoint.open(saved(family, "float32"))
     state = load_backbone(checkpoint).state_dict(keep_vars=True)
@@ -141,6 +151,15 @@ def test_the_headers_tell_what_the_backbone_takes(saved: Saved, family: str) -> 
     spec = MoESpec.of(checkpoint)
     assert spec.backbone_resident_bytes == sum(t.numel() * t.element_size() for t in held.values())
     assert (spec.ignored_bytes > 0) == (SEES[family] or family == "longcat_flash")
+
+
+@pytest.mark.parametrize("family", RUN)
+def test_no_router_is_quantised(saved: Saved, family: str) -> None:
+    # by what the files call them, which is all that the families agree on
+    plan = Packing(saved(family, "bfloat16"), PackOptions(backbone="int8")).backbone.plan
+    quantised = {name for name, tensors in plan.items() if len(tensors) > 1}
+    assert quantised
+    assert not [name for name in quantised if re.search(r"\.(gate|router)\.", name)]
 
 
 @pytest.mark.parametrize("family", [name for name in FAMILIES if name not in RUN])

@@ -9,6 +9,10 @@ from typing import Any, cast
 import pytest
 
 from helpers_cli import locum
+from locum.cli.evaluate import EvalOptions
+from locum.cli.output import Output, OutputOptions
+from locum.errors import UsageError
+from locum.evaluate import session
 from locum.evaluate.evaluation import Evaluation
 from locum.evaluate.likelihood import Score
 from locum.evaluate.questions import SHOTS, answer, examine, prompt
@@ -120,3 +124,24 @@ def test_wrong_input(model: Path, tmp_path: Path, arguments: list[str], says: st
     assert says in result.stderr
     assert result.stdout == ""
     assert "Traceback" not in result.stderr
+
+
+def test_windows_are_no_longer_than_the_context(tmp_path: Path) -> None:
+    write_checkpoint(shape("tiny-qwen3", max_position_embeddings=24), tmp_path / "m", seed=4)
+    (tmp_path / "text.txt").write_text("some words to judge, and some more " * 3)
+    found = {}
+    for window in ("16", "23", "24", "4000"):
+        result = locum("eval", "m", "--data", "text.txt", "--window", window, "--json", cwd=tmp_path)
+        assert result.returncode == 0, result.stderr
+        assert ("windows of 23 tokens" in result.stderr) == (int(window) > 23)
+        found[window] = json.loads(result.stdout)["nll"]
+    assert found["23"] == found["24"] == found["4000"] != found["16"]
+
+
+def test_text_without_a_token_to_judge(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # as with a tokenizer that has no token to begin a text
+    monkeypatch.setattr(session, "score", lambda engine, text, **_: Score("text", 0, 0, 0.0))
+    (tmp_path / "text.txt").write_text("a")
+    options = EvalOptions(model=str(model), data=tmp_path / "text.txt", memory=1 << 31)
+    with pytest.raises(UsageError, match="too short"), Output(OutputOptions(quiet=True)) as output:
+        session.run(cast("Any", options), output)

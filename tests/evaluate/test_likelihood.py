@@ -35,7 +35,7 @@ def engine(folder: Path) -> Iterator[Engine]:
         yield loaded
 
 
-@given(tokens=st.integers(0, 3000), window=st.integers(4, 700))
+@given(tokens=st.integers(0, 3000), window=st.integers(1, 700))
 @settings(max_examples=300, deadline=None)
 def test_every_token_but_the_first_is_judged_once(tokens: int, window: int) -> None:
     judged: list[int] = []
@@ -47,6 +47,12 @@ def test_every_token_but_the_first_is_judged_once(tokens: int, window: int) -> N
         before = wanted.start - inputs.start
         assert before >= min(wanted.start, window // OVERLAP_SHARE), "too little before it"
     assert judged == list(range(1, tokens))
+
+
+@pytest.mark.parametrize("window", [0, -1])
+def test_a_window_of_nothing_is_refused(window: int) -> None:
+    with pytest.raises(UsageError, match="at least 1"):
+        next(cut(5, window))
 
 
 def test_the_loss_is_that_of_transformers(engine: Engine, folder: Path) -> None:

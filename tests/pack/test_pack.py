@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -28,7 +29,9 @@ from helpers_laws import Subject, reference, same_bits, swapped
 from helpers_models import FAMILIES
 from helpers_quantised import awq, fp8, gpt_oss_twins, gptq, twins
 from locum.backbone.index import expert_index
+from locum.backbone.load import load_backbone
 from locum.engine.chat import find_templates
+from locum.engine.engine import load
 from locum.engine.tokenizer import load_tokenizer
 from locum.errors import CheckpointError, LoadError, LocumError, NumericsError, UsageError
 from locum.model.checkpoint import Checkpoint
@@ -251,8 +254,15 @@ def damaged(packs: Packs, tmp_path: Path) -> Path:
 @pytest.mark.parametrize("mover", ["direct", "pagecache"])
 @pytest.mark.parametrize("verify", ["first", "always"])
 def test_a_flipped_bit_names_the_expert(damaged: Path, verify: str, mover: str) -> None:
-    with pytest.raises(LoadError, match=r"expert 3 of model\.layers\.1\.mlp\.experts is damaged"):
+    with pytest.raises(LoadError) as caught:
         Subject(damaged).run(1000, verify=verify, mover=mover)
+    place = index_of(damaged)["layers"][1]["experts"][3]
+    assert re.fullmatch(
+        r"expert 3 of model\.layers\.1\.mlp\.experts is damaged in \S+/experts-00000\.bin "
+        rf"at byte {place['offset']}; expected checksum {place['xxh3']}; got [0-9a-f]{{16}}\. "
+        r"Copy the folder again, or pack the model again\.",
+        str(caught.value),
+    ), "nothing is said twice"
 
 
 def test_nobody_looks_when_told_not_to(damaged: Path) -> None:
@@ -361,13 +371,120 @@ def test_too_little_space_is_said_before_anything_is_written(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_weights_that_are_no_numbers(checkpoints: Callable[..., Path], tmp_path: Path) -> None:
-    shutil.copytree(checkpoints("olmoe", "bfloat16", shard="1GB"), tmp_path / "source")
-    tensors = load_file(tmp_path / "source" / "model.safetensors")
-    tensors["model.layers.2.mlp.experts.5.up_proj.weight"][3, 3] = float("nan")
-    save_file(tensors, tmp_path / "source" / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(NumericsError, match=r"expert 5 of model\.layers\.2"):
-        pack(tmp_path / "source", tmp_path / "packed", PackOptions(experts="int8"))
+def changed(folder: Path, name: str, at: int = 5, bit: int = 1) -> None:
+    """One bit of the backbone's tensor `name` is wrong."""
+    path = folder / "backbone.safetensors"
+    data = bytearray(path.read_bytes())
+    length = int.from_bytes(data[:8], "little")
+    begin, _ = json.loads(data[8 : 8 + length])[name]["data_offsets"]
+    data[8 + length + begin + at] ^= bit
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        ({}, "model.layers.1.mlp.gate.weight"),
+        ({"backbone": "int4"}, "model.layers.1.self_attn.q_proj.weight.scales"),
+    ],
+)
+def test_a_flipped_bit_names_the_tensor_of_the_backbone(
+    packs: Packs, tmp_path: Path, options: dict[str, Any], name: str
+) -> None:
+    folder = tmp_path / "damaged"
+    shutil.copytree(packs("olmoe", **options), folder)
+    changed(folder, name)
+    checkpoint, damage = Checkpoint.open(folder), re.escape(f"tensor {name} is damaged")
+    for verify in ("first", "always"):
+        with pytest.raises(CheckpointError, match=damage):
+            load_backbone(checkpoint, verify=verify)
+    load_backbone(checkpoint, verify="never")
+    with pytest.raises(CheckpointError, match=damage):  # a new checksum would hide it for ever
+        pack(folder, tmp_path / "again")
+    assert not (tmp_path / "again").exists()
+
+
+def test_the_checksum_of_a_tensor_is_of_its_bytes_dtype_and_shape(packs: Packs) -> None:
+    folder = packs("olmoe", backbone="int8")
+    raw = (folder / "backbone.safetensors").read_bytes()
+    data = 8 + int.from_bytes(raw[:8], "little")
+    header = json.loads(raw[8:data])
+    del header["__metadata__"]
+    expected = {}
+    for name, entry in header.items():
+        begin, end = entry["data_offsets"]
+        text = f"{entry['dtype']} {json.dumps(entry['shape'])}".encode()
+        expected[name] = xxhash.xxh3_64_hexdigest(text + raw[data + begin : data + end])
+    assert index_of(folder)["backbone"] == expected
+
+
+@pytest.mark.parametrize(("old", "new"), [('"I8"', '"U8"'), ("norm.weight", "norm.weighs")])
+def test_a_header_that_lies_is_found(packs: Packs, tmp_path: Path, old: str, new: str) -> None:
+    folder = tmp_path / "damaged"
+    shutil.copytree(packs("olmoe", backbone="int8"), folder)
+    path = folder / "backbone.safetensors"
+    path.write_bytes(path.read_bytes().replace(old.encode(), new.encode(), 1))
+    with pytest.raises(CheckpointError, match=r"is damaged|disagree about"):
+        load_backbone(Checkpoint.open(folder))
+
+
+def test_damage_is_not_packed_anew(damaged: Path, tmp_path: Path) -> None:
+    for bits in ("stored", "int8"):
+        with pytest.raises(LoadError, match=r"expert 3 of model\.layers\.1\.mlp\.experts is damaged"):
+            pack(damaged, tmp_path / "again", PackOptions(experts=bits))
+
+
+def with_weight(source: Path, folder: Path, name: str, value: float) -> Path:
+    """The checkpoint with one weight changed."""
+    shutil.copytree(source, folder)
+    tensors = load_file(folder / "model.safetensors")
+    tensors[name][3, 3] = value
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+EXPERT, TABLE = "model.layers.2.mlp.experts.5.up_proj.weight", "model.embed_tokens.weight"
+LINEAR = "model.layers.0.self_attn.q_proj.weight"
+
+
+@pytest.mark.parametrize(
+    ("name", "where"), [(EXPERT, r"gate_up_proj of expert 5 of model\.layers\.2"), (TABLE, TABLE)]
+)
+def test_fp16_has_no_room_for_large_weights(
+    checkpoints: Callable[..., Path], tmp_path: Path, name: str, where: str
+) -> None:
+    source = checkpoints("olmoe", "bfloat16", shard="1GB")
+    large = with_weight(source, tmp_path / "large", name, -1e5)
+    with pytest.raises(
+        NumericsError, match=f"too large.* in {where}.*65504.*got 99840.*bf16 instead"
+    ) as caught:
+        pack(large, tmp_path / "packed", PackOptions(experts="fp16"))
+    assert "damage" not in str(caught.value)
+    assert not (tmp_path / "packed").exists()
+    pack(
+        with_weight(source, tmp_path / "fits", name, -65504.0 + 200),
+        tmp_path / "packed",
+        PackOptions(experts="fp16"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        (EXPERT, {"experts": "int8"}),
+        (EXPERT, {"experts": "fp32"}),
+        (LINEAR, {"backbone": "int8"}),
+        (TABLE, {"backbone": "fp16"}),
+    ],
+)
+@pytest.mark.parametrize("value", [float("nan"), float("-inf")])
+def test_weights_that_are_no_numbers(
+    checkpoints: Callable[..., Path], tmp_path: Path, name: str, options: dict[str, str], value: float
+) -> None:
+    source = with_weight(checkpoints("olmoe", "bfloat16", shard="1GB"), tmp_path / "source", name, value)
+    place = r"expert 5 of model\.layers\.2" if name == EXPERT else name
+    with pytest.raises(NumericsError, match=f"NaN or infinity .*{place}.*damaged"):
+        pack(source, tmp_path / "packed", PackOptions(**options))
     assert not (tmp_path / "packed").exists()
 
 
@@ -442,6 +559,111 @@ def test_a_damaged_index_is_never_believed(
     assert forged or same
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["{}", "[1]", '{"schema": "shop.catalogue/1"}', '{"schema": 7}', "not JSON at all", "[" * 100_000, ""],
+)
+def test_an_index_of_others_is_none_of_ours(
+    checkpoints: Callable[..., Path], tmp_path: Path, text: str
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(checkpoints("olmoe", "bfloat16"), folder)
+    (folder / "index.json").write_text(text)
+    assert Checkpoint.open(folder).packed is None
+    assert MoESpec.of(Checkpoint.open(folder)).runnable
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("locum.pack/2", "locum.pack/1", r"another format.*locum\.pack/2; got locum\.pack/1"),
+        ("}", "", "not valid JSON"),
+    ],
+)
+def test_an_index_of_ours_is_told_from_others(
+    packs: Packs, tmp_path: Path, old: str, new: str, says: str
+) -> None:
+    shutil.copytree(packs("olmoe"), tmp_path / "packed")
+    path = tmp_path / "packed" / "index.json"
+    path.write_text(path.read_text().replace(old, new))
+    with pytest.raises(CheckpointError, match=says):
+        Checkpoint.open(path.parent)
+
+
+def forged(packs: Packs, folder: Path, change: Callable[[dict[str, Any]], None]) -> Path:
+    """A packed folder whose index was changed by somebody who knows how its checksum is made."""
+    shutil.copytree(packs("olmoe", experts="int4"), folder)
+    document = index_of(folder)
+    change(document)
+    document.pop("sha256")
+    document["sha256"] = index_digest(document)
+    (folder / "index.json").write_text(json.dumps(document))
+    return folder
+
+
+FORMS = (
+    "fp8-0x0 fp8-1x0 fp8-16 fp8-axb fp8--1x-1 fp4-0x0 int4-g0 int4-g1 int4-g-2 int8-g0 int8-g "
+    "int8-g99999999999999999999 packed-0 packed--3 packed-x packed-3 packed-99999999999999 gptq1-0 "
+    "raw+interleaved-0 raw+woven-0 raw+interleaved--1 raw+interleaved-x raw+woven-99999999999999999999 mxfp4 "
+    "gptq1-x gptq2-64 gptq2-99999999999999 gguf- gguf-F99 gguf-Q4_K gguf-Q5_0 gguf_latent-x "
+    "gguf_joined-Q8_0xQ8_0 raw+ +raw nonsense"
+)
+
+
+@pytest.mark.parametrize("form", FORMS.split())
+def test_a_forged_form_is_refused(packs: Packs, tmp_path: Path, form: str) -> None:
+    roles = ("zeros", "weight", "blocks", "first", "second", "keys", "values")
+
+    def change(document: dict[str, Any]) -> None:
+        (matrix,) = document["layers"][0]["tensors"][0]["matrices"]
+        codes = next(piece for piece in matrix["pieces"] if piece["role"] == "codes")
+        matrix["form"] = form
+        matrix["pieces"] += [codes | {"role": role} for role in roles]
+
+    with pytest.raises(LocumError):
+        expert_index(Checkpoint.open(forged(packs, tmp_path / "forged", change)))
+
+
+@pytest.mark.parametrize("place", ["experts", "backbone"])
+@pytest.mark.parametrize("text", ["int4\x1b[2J", "int4\n", "\u202eint4", "\x00"])
+def test_a_precision_that_cannot_be_printed(packs: Packs, tmp_path: Path, place: str, text: str) -> None:
+    def change(document: dict[str, Any]) -> None:
+        document["precision"][place] = text
+
+    with pytest.raises(CheckpointError, match="cannot be printed") as caught:
+        Checkpoint.open(forged(packs, tmp_path / "forged", change))
+    assert str(caught.value).isprintable()
+
+
+def _again(values: list[Any]) -> None:
+    values.append(values[0])
+
+
+TWICE: dict[str, Callable[[dict[str, Any]], None]] = {
+    "layer": lambda document: _again(document["layers"]),
+    "tensor": lambda document: _again(document["layers"][1]["tensors"]),
+    "piece": lambda document: _again(document["layers"][1]["tensors"][0]["matrices"][0]["pieces"]),
+    "file": lambda document: _again(document["files"]),
+    "expert": lambda document: document["layers"][1]["experts"].__setitem__(
+        3, document["layers"][1]["experts"][2]
+    ),
+}
+
+
+@pytest.mark.parametrize("what", TWICE)
+def test_an_index_that_says_something_twice(packs: Packs, tmp_path: Path, what: str) -> None:
+    with pytest.raises(CheckpointError, match=f"{what}.*twice"):
+        Checkpoint.open(forged(packs, tmp_path / "forged", TWICE[what]))
+
+
+def test_a_key_that_is_there_twice(packs: Packs, tmp_path: Path) -> None:
+    folder = forged(packs, tmp_path / "forged", lambda document: None)
+    text = (folder / "index.json").read_text()
+    (folder / "index.json").write_text(text.replace('"precision"', '"precision": 1, "precision"', 1))
+    with pytest.raises(CheckpointError, match="'precision' twice"):
+        Checkpoint.open(folder)
+
+
 @pytest.mark.parametrize("keep", [0, 100, -1])
 def test_a_truncated_file_is_refused(packs: Packs, tmp_path: Path, keep: int) -> None:
     folder = tmp_path / "short"
@@ -458,8 +680,14 @@ def test_a_truncated_file_is_refused(packs: Packs, tmp_path: Path, keep: int) ->
 @pytest.mark.parametrize("family", ["qwen3_moe", "mixtral", "gpt_oss", "granitemoeshared"])
 def test_a_gguf_unfolds(tmp_path: Path, family: str) -> None:
     # the blocks stay as they are; tokenizer, template and defaults get files of their own
-    written = write_gguf(family, tmp_path, Kind.Q4_0, torch.bfloat16)
+    sampling = {"general.sampling.temp": 0.25}
+    written = write_gguf(family, tmp_path, Kind.Q4_0, torch.bfloat16, extra=sampling)
     result = pack(written.path, tmp_path / "packed")
+    assert (
+        Checkpoint.open(tmp_path / "packed").generation_config
+        == Checkpoint.open(written.path).generation_config
+    )
+    assert (Checkpoint.open(tmp_path / "packed").generation_config or {})["temperature"] == 0.25
     assert "gguf" in result.precision
     got = Subject(tmp_path / "packed", torch.bfloat16).run(4)
     assert same_bits(got.logits, reference(written.meaning, torch.bfloat16).logits)
@@ -526,14 +754,40 @@ def test_packing_a_plan_takes_little_memory(tmp_path: Path, kind: str) -> None:
 
 
 def test_all_that_the_model_needs_comes_along(checkpoints: Callable[..., Path], tmp_path: Path) -> None:
-    source = tmp_path / "source"
+    source, packed = tmp_path / "source", tmp_path / "packed"
     shutil.copytree(checkpoints("olmoe", "bfloat16"), source)
-    (source / "tokenizer.json").write_text("{}" + " " * (17 << 20))  # as long as those of large vocabularies
     (source / "additional_chat_templates").mkdir()
-    (source / "additional_chat_templates" / "tool_use.jinja").write_text("x")
-    pack(source, tmp_path / "packed")
-    names = {str(p.relative_to(tmp_path / "packed")) for p in (tmp_path / "packed").rglob("*")}
-    assert {"tokenizer.json", "generation_config.json", "additional_chat_templates/tool_use.jinja"} <= names
+    small = {
+        "tokenizer.json": "{}" + " " * (17 << 20),  # as long as those of large vocabularies
+        "tokenizer_config.json": '{"a": 1}',
+        "chat_template.jinja": "chat",
+        "additional_chat_templates/tool_use.jinja": "tools",
+        "merges.txt": "a b",
+        "tokenizer.model": "sentencepiece",
+        "qwen.tiktoken": "tiktoken",
+        "README.md": "card",
+        "LICENSE": "free",
+    }
+    for name, text in small.items():
+        (source / name).write_text(text)
+    (source / "pytorch_model.bin").write_text("weights")
+    pack(source, packed)
+    assert {name: (packed / name).read_text() for name in small} == small
+    assert (packed / "generation_config.json").read_bytes() == (
+        source / "generation_config.json"
+    ).read_bytes()
+    assert (source / "model.safetensors.index.json").exists()
+    assert {path.name for path in packed.iterdir()} - {Path(name).parts[0] for name in small} == {
+        "config.json", "generation_config.json", "index.json", "backbone.safetensors", "experts-00000.bin"
+    }  # fmt: skip
+
+
+def test_a_backbone_is_quantised_only_where_that_is_asked_for(packs: Packs) -> None:
+    folder = packs("olmoe", experts="int4")
+    assert index_of(folder)["precision"]["backbone"] == "stored"
+    assert {tensor.dtype for tensor in load_file(folder / "backbone.safetensors").values()} == {
+        torch.bfloat16
+    }
 
 
 @pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("fp16", torch.float16)])
@@ -544,3 +798,91 @@ def test_floats_are_floats_throughout(
     stored = load_file(tmp_path / "packed" / "backbone.safetensors")
     assert {tensor.dtype for tensor in stored.values()} == {dtype}
     assert MoESpec.of(Checkpoint.open(tmp_path / "packed")).dtype == str(dtype).removeprefix("torch.")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "options", "lossless"),
+    [
+        ("bfloat16", {}, True),
+        ("bfloat16", {"experts": "bf16"}, True),
+        ("bfloat16", {"experts": "fp32"}, True),
+        ("bfloat16", {"backbone": "bf16"}, True),
+        ("bfloat16", {"experts": "fp16"}, False),  # its smallest numbers are larger
+        ("bfloat16", {"experts": "int8"}, False),
+        ("bfloat16", {"experts": "int4"}, False),
+        ("bfloat16", {"backbone": "int8"}, False),
+        ("bfloat16", {"backbone": "fp16"}, False),
+        ("float32", {}, True),
+        ("float32", {"experts": "bf16"}, False),
+        ("float32", {"experts": "bf16", "backbone": "stored"}, False),
+    ],
+)
+def test_what_is_lossless(
+    checkpoints: Callable[..., Path], tmp_path: Path, dtype: str, options: dict[str, Any], lossless: bool
+) -> None:
+    packed, again = tmp_path / "packed", tmp_path / "again"
+    assert pack(checkpoints("olmoe", dtype), packed, PackOptions(**options)).lossless is lossless
+    assert pack(packed, again).lossless  # of what it was given
+    for folder in (packed, again):  # while a folder answers for all that happened
+        found = Checkpoint.open(folder).packed
+        assert found is not None
+        assert found.lossless is lossless
+
+
+def test_what_a_quantised_checkpoint_means_is_not_lost(
+    checkpoints: Callable[..., Path], tmp_path: Path
+) -> None:
+    quantised, _ = twins(
+        checkpoints("qwen3_moe", "bfloat16", shard="1GB"),
+        tmp_path,
+        gptq(4, 16),
+        {"quant_method": "gptq", "bits": 4},
+    )
+    for bits, lossless in (("stored", True), ("bf16", True), ("fp16", False), ("int8", False)):
+        assert pack(quantised, tmp_path / bits, PackOptions(experts=bits)).lossless is lossless
+
+
+@pytest.mark.parametrize(
+    ("stored", "bits", "dtype", "lossless"),
+    [
+        ("bf16", None, "auto", True),
+        ("bf16", None, "fp32", True),
+        ("fp32", None, "bf16", False),
+        ("bf16", "stored", "auto", True),
+        ("bf16", "int4", "auto", False),
+        ("bf16", "int4", "fp32", False),
+    ],
+)
+def test_an_answer_says_whether_numbers_were_changed(
+    tmp_path: Path, stored: str, bits: str | None, dtype: str, lossless: bool
+) -> None:
+    folder = write_plan(plan_checkpoint(shape("tiny-olmoe"), layers=1, dtype=stored), tmp_path / "model").path
+    if bits is not None:
+        folder = pack(folder, tmp_path / "packed", PackOptions(experts=bits)).path
+    with load(folder, memory="1GiB", dtype=dtype, threads=1) as engine:
+        assert engine.generate("hello", max_tokens=1).lossless is lossless
+
+
+def test_what_is_kept_in_another_dtype_has_its_reasons(
+    checkpoints: Callable[..., Path], tmp_path: Path
+) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(checkpoints("olmoe", "bfloat16", shard="1GB"), source)
+    tensors = load_file(source / "model.safetensors")
+    exact = {name: tensor.float() for name, tensor in tensors.items() if name.endswith("mlp.gate.weight")}
+    save_file({**tensors, **exact}, source / "model.safetensors", metadata={"format": "pt"})
+    pack(source, tmp_path / "packed", PackOptions(experts="fp16"))
+    stored = load_file(tmp_path / "packed" / "backbone.safetensors")
+    assert {name for name, tensor in stored.items() if tensor.dtype == torch.float32} == exact.keys()
+    assert {tensor.dtype for name, tensor in stored.items() if name not in exact} == {torch.float16}
+
+
+def test_a_made_backbone_is_in_the_dtype_of_the_model_or_the_one_asked_for(
+    checkpoints: Callable[..., Path], tmp_path: Path
+) -> None:
+    plain, declared = checkpoints("qwen3_moe", "float16", shard="1GB"), {"quant_method": "gptq", "bits": 4}
+    quantised, _ = twins(plain, tmp_path, gptq(4, 16), declared)
+    for backbone, dtype in (("stored", torch.float16), ("fp32", torch.float32)):
+        pack(quantised, tmp_path / backbone, PackOptions(backbone=backbone))
+        stored = load_file(tmp_path / backbone / "backbone.safetensors")
+        assert {tensor.dtype for tensor in stored.values()} == {dtype}

@@ -5,9 +5,10 @@ import math
 from pathlib import Path
 
 import pytest
+from transformers import AutoConfig
 
 from locum.errors import CheckpointError, UnsupportedError, UsageError
-from locum.synth.names import tensors
+from locum.synth.names import FAMILIES, tensors
 from locum.synth.shapes import SHAPES, resolve_shape, shape
 
 
@@ -58,6 +59,20 @@ def test_a_config_of_ones_own(tmp_path: Path) -> None:
         assert config["kv_lora_rank"] == 512, "what is left out is as in the known model"
     assert {spec.name: spec.shape for spec in tensors(config)} == reference_shapes(config)
     assert resolve_shape("demo") == shape("demo")
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_a_config_that_transformers_has_saved(tmp_path: Path, family: str) -> None:
+    # under transformers' own names, with numbers that no known shape has
+    own = AutoConfig.for_model(
+        family, hidden_size=96, num_attention_heads=3, num_experts=6, num_hidden_layers=2
+    )
+    own.num_key_value_heads = 3
+    if family == "qwen3_moe":  # real files say it; left out, it is as in the known shape
+        own.head_dim = 24
+    own.save_pretrained(tmp_path)
+    ours = {spec.name: spec.shape for spec in tensors(resolve_shape(str(tmp_path)))}
+    assert ours == reference_shapes(own.to_dict())
 
 
 @pytest.mark.parametrize(

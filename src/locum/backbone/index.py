@@ -101,7 +101,7 @@ def _fitting(index: ExpertIndex, checkpoint: Checkpoint) -> ExpertIndex:
             found = {
                 view.name: (len(layer.experts), *StoredParameter(view).trial()) for view in layer.tensors
             }
-        except (KeyError, ValueError, RuntimeError, IndexError, TypeError) as error:
+        except (LookupError, ValueError, RuntimeError, ArithmeticError, TypeError) as error:
             raise CheckpointError("packed experts make no sense", where=layer.module, got=error) from error
         if found != shapes or len(found) != len(layer.tensors):
             raise CheckpointError(

@@ -4,6 +4,7 @@ transformers takes a state dict of anything that gives a tensor for `[...]`, and
 has: experts that were taken off are never read.
 """
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,14 +15,19 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from locum.errors import CheckpointError
-from locum.kernels.forms import maker
-from locum.kernels.stored import torch_dtype
+from locum.kernels.forms import FILLING_BYTES, maker
+from locum.kernels.stored import making, torch_dtype
 from locum.model.checkpoint import Checkpoint
 from locum.model.header import TORCH_NAMES, TensorInfo
 from locum.model.schemes import Stored, stored_tensors
+from locum.store.checks import BackboneChecks, Verify
 from locum.store.index import RAW
 
-_ROWS = 16 << 20  # numbers that are made at a time where rows are made apart
+_RUN_BYTES = 16 << 20
+"""Of a stored tensor that are read at a time where not all of it is needed at once."""
+_FLOAT_BYTES = 4
+_IN_ROWS = ("gguf", "int8", "int4", "mxfp4")
+"""Methods that make each row of rows alone."""
 
 
 class TensorSource(Protocol):
@@ -49,14 +55,15 @@ class FolderTensors:
 
 
 class LazyTensor:
-    """A tensor of the model that exists once it is indexed with `[...]`.
+    """A tensor of the model that exists once it is indexed with `[...]`, in memory of torch's own.
 
-    `dtype`: what the model is loaded in. A table of blocks is made and cast a few rows at a time: whole, it
-    would take several times its final memory.
+    `dtype`: what the model is loaded in, and what is made here; `checks`: what its bytes are compared with.
     """
 
-    def __init__(self, stored: Stored, source: TensorSource, dtype: torch.dtype) -> None:
-        self._stored, self._source, self._wanted = stored, source, dtype
+    def __init__(
+        self, stored: Stored, source: TensorSource, dtype: torch.dtype, checks: BackboneChecks
+    ) -> None:
+        self._stored, self._source, self._wanted, self._checks = stored, source, dtype, checks
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -79,48 +86,84 @@ class LazyTensor:
 
     def __getitem__(self, everything: Any) -> Tensor:
         assert everything is Ellipsis, "transformers asks for whole tensors"
-        stored, make = self._stored, maker(self._stored.form)
-        if not _in_rows(stored):
-            pieces = {role: self._read(info) for role, info in stored.pieces}
-            return make(pieces, stored.shape)
-        ((role, info),) = stored.pieces
-        rows, columns = stored.shape
-        made = torch.empty(stored.shape, dtype=self._wanted)
-        step = max(1, _ROWS // columns)
-        for first in range(0, rows, step):
-            count = min(step, rows - first)
-            length = info.length // rows
-            some = info._replace(
-                shape=(count, *info.shape[1:]), offset=info.offset + first * length, length=count * length
-            )
-            made[first : first + count] = make({role: self._read(some)}, (count, columns))
+        if not self.made:
+            return self._copied()
+        made, make, first = torch.empty(self.shape, dtype=self._wanted), maker(self._stored.form), 0
+        with making(f"tensor {self._stored.name!r}"):
+            for pieces in self._blocks():
+                make.fill(made[first : first + self._step], pieces)
+                first += self._step
+        return made
+
+    def loading_bytes(self) -> int:
+        """The most memory that `[...]` and the cast to the model's dtype take beside what they give."""
+        stored = sum(info.length for _, info in self._stored.pieces)
+        if not self.made:
+            return stored if self.is_floating_point() and self.dtype != self._wanted else 0
+        matrix = len(self.shape) == 2 and not maker(self._stored.form).placed
+        numbers = 0 if matrix else _FLOAT_BYTES * math.prod(self.shape)
+        return stored * self._step // self.shape[0] + numbers + FILLING_BYTES
+
+    @property
+    def _step(self) -> int:
+        """Rows that are read and made at a time."""
+        rows, stored = self.shape[0], sum(info.length for _, info in self._stored.pieces)
+        method = self._stored.form.partition("-")[0]
+        apart = method in _IN_ROWS and "+" not in self._stored.form and len(self.shape) == 2
+        return min(rows, max(1, rows * _RUN_BYTES // stored)) if apart else rows
+
+    def _blocks(self) -> Iterator[dict[str, Tensor]]:
+        """What the first `_step` rows are made of, by role, then the next ones, and so on."""
+        rows, step = self.shape[0], self._step
+        runs = [
+            self._heard(info, info.length if step == rows else info.length // rows * step)
+            for _, info in self._stored.pieces
+        ]
+        for block in zip(*runs, strict=True):
+            yield {
+                role: _viewed(octets, info, whole=step == rows)
+                for (role, info), octets in zip(self._stored.pieces, block, strict=True)
+            }
+
+    def _copied(self) -> Tensor:
+        """The stored tensor. numpy's memory would not do: its alignment is another than torch's."""
+        made = torch.empty(self.shape, dtype=self.dtype)
+        octets, at = made.view(-1).view(torch.uint8), 0
+        for run in self.runs(_RUN_BYTES):
+            octets[at : at + len(run)] = torch.from_numpy(run)
+            at += len(run)
         return made
 
     def runs(self, length: int) -> Iterator[NDArray[np.uint8]]:
         """The bytes of a tensor that is only read, in runs of at most `length`."""
         assert not self.made, "what is made has no bytes in the file"
-        info = self._stored.pieces[0][1]
-        for start in range(0, info.length, length):
-            yield self._source.octets(
-                info._replace(offset=info.offset + start, length=min(length, info.length - start))
-            )
+        return self._heard(self._stored.pieces[0][1], length)
 
-    def _read(self, info: TensorInfo) -> Tensor:
-        dtype = torch_dtype(TORCH_NAMES[info.dtype])
-        return torch.from_numpy(self._source.octets(info)).view(dtype).view(info.shape)
+    def _heard(self, info: TensorInfo, length: int) -> Iterator[NDArray[np.uint8]]:
+        cuts = (
+            info._replace(offset=info.offset + start, length=min(length, info.length - start))
+            for start in range(0, info.length, max(1, length))
+        )
+        return self._checks.heard(info, map(self._source.octets, cuts))
 
 
-def _in_rows(stored: Stored) -> bool:
-    """Whether each row is made from a row."""
-    return stored.form.startswith("gguf-") and "+" not in stored.form and len(stored.shape) == 2
+def _viewed(octets: NDArray[np.uint8], info: TensorInfo, *, whole: bool) -> Tensor:
+    """The stored tensor, or some rows of it."""
+    tensor = torch.from_numpy(octets).view(torch_dtype(TORCH_NAMES[info.dtype]))
+    return tensor.view(info.shape if whole else (-1, *info.shape[1:]))
 
 
 def lazy_state(
-    checkpoint: Checkpoint, dtype: torch.dtype, source: TensorSource | None = None
+    checkpoint: Checkpoint,
+    dtype: torch.dtype,
+    source: TensorSource | None = None,
+    verify: Verify = "first",
 ) -> dict[str, LazyTensor]:
     """Every tensor of a checkpoint, by the name it would have without quantisation.
 
     `source` gives the stored ones, if not the files in the checkpoint's folder; `dtype` as for `LazyTensor`.
     """
-    files = source or FolderTensors(checkpoint.folder)
-    return {name: LazyTensor(stored, files, dtype) for name, stored in stored_tensors(checkpoint).items()}
+    files, checks = source or FolderTensors(checkpoint.folder), BackboneChecks(checkpoint, verify)
+    return {
+        name: LazyTensor(stored, files, dtype, checks) for name, stored in stored_tensors(checkpoint).items()
+    }

@@ -12,8 +12,9 @@ import math
 
 import torch
 import transformers
+from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
-from transformers import AutoConfig, PreTrainedModel
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.core_model_loading import revert_weight_conversion
 
 from locum.backbone.experts import is_experts
@@ -23,6 +24,7 @@ from locum.synth.given import text_part, with_text
 from locum.synth.names import Config, TensorSpec
 
 _MATRICES = (nn.Linear, nn.Embedding, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_REFUSALS = (ValueError, TypeError, KeyError, AttributeError, IndexError, RuntimeError)
 _BIG = 1 << 18
 """A parameter with more numbers than this is a matrix whatever it is called."""
 _SPREAD = 0.1
@@ -75,11 +77,12 @@ def _skeleton(config: Config) -> PreTrainedModel:
     """The model on the meta device: names and shapes, no memory."""
     family = str(config.get("model_type"))
     rest = {key: value for key, value in config.items() if key != "model_type"}
+    rest = PreTrainedConfig._decode_special_floats(rest)  # as it reads a file
     try:
         with torch.device("meta"), quiet_transformers():
             parsed = AutoConfig.for_model(family, **rest)
             skeleton = model_class(parsed)._from_config(parsed)
-    except (ValueError, TypeError, KeyError, AttributeError, IndexError, RuntimeError) as error:
+    except (*_REFUSALS, StrictDataclassError) as error:
         raise CheckpointError("transformers cannot build this config", where=family, got=error) from error
     assert isinstance(skeleton, PreTrainedModel)
     return skeleton

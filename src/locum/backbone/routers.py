@@ -7,6 +7,7 @@ decorated family, so one call serves them all. An adapter whose router returns s
 
 import inspect
 import re
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -28,8 +29,18 @@ def find_routers(model: nn.Module) -> list[nn.Module | None]:
     ]
 
 
+def router_modules(model: nn.Module) -> Iterator[nn.Module]:
+    """Every router beside an experts module, those that cannot be asked ahead included."""
+    for path, _ in experts_modules(model):
+        yield from _beside(model.get_submodule(path.rpartition(".")[0]))
+
+
+def _beside(block: nn.Module) -> list[nn.Module]:
+    return [child for child in block.children() if _ROUTER_CLASS.search(type(child).__name__)]
+
+
 def _router_beside(block: nn.Module, experts: nn.Module) -> nn.Module | None:
-    found = [child for child in block.children() if _ROUTER_CLASS.search(type(child).__name__)]
+    found = _beside(block)
     if len(found) != 1:
         return None
     parameters = inspect.signature(found[0].forward).parameters.values()

@@ -57,7 +57,8 @@ def evaluate(
     Parameters
     ----------
     model
-        A folder in Hugging Face format, a GGUF file or a hub id; left out, the model that ships with locum.
+        A folder in Hugging Face format, a packed folder, a GGUF file or a hub id; left out, the model that
+        ships with locum.
     """
     with Output(output_options) as output:
         from locum.model.hub import resolve

@@ -26,7 +26,8 @@ def inspect(
     Parameters
     ----------
     model
-        A folder in Hugging Face format, a GGUF file, or a hub id, of which only the headers are fetched.
+        A folder in Hugging Face format, a packed folder, a GGUF file, or a hub id, of which only the headers
+        are fetched.
     """
     with Output(output_options) as output:
         from locum.machine.profile import cache_folder, load_cached

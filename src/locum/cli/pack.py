@@ -8,6 +8,7 @@ from cyclopts import Group, Parameter
 
 from locum.cli.flags import number
 from locum.cli.output import DEFAULT, Output, OutputOptions
+from locum.files import require_new
 from locum.units import format_bytes, format_seconds
 
 _WHAT = Group("What is written", sort_key=5)
@@ -20,7 +21,7 @@ class PackFlags:
     """What `locum pack` was asked to do; fields are named as the flags."""
 
     output: Annotated[Path, Parameter(name=["--output", "-o"], group=_WHAT, metavar="DIR")]
-    """Folder to make. Must not exist; nothing is there before all of it is."""
+    """Folder to make. It must not exist, not even as a link; nothing is there before all of it is."""
 
     bits: Annotated[Precision, Parameter(group=_WHAT)] = "stored"
     """Precision of the experts. `stored` changes no bit of the model, quantised or not; `int8` and `int4`
@@ -31,7 +32,9 @@ class PackFlags:
     shrink the linear layers in the file; in memory they are floats again."""
 
     group: Annotated[int, number(_WHAT, "N", gte=8, lte=1024)] = 64
-    """Weights that share a scale with `int8` and `int4`: a power of two."""
+    """With `int8` and `int4`, so many weights beside each other in a row of a matrix share one scale: a power
+    of two. Fewer lose less and take more room, 16 bits for each scale. Where N does not divide a row, half as
+    many share one, and so on; a row that 8 does not divide stays as it is."""
 
 
 def pack(model: str, /, *, options: PackFlags, output_options: OutputOptions = DEFAULT) -> None:
@@ -42,12 +45,13 @@ def pack(model: str, /, *, options: PackFlags, output_options: OutputOptions = D
     Parameters
     ----------
     model
-        A folder in Hugging Face format or a hub id.
+        A folder in Hugging Face format, quantised or not, a packed folder, a GGUF file or a hub id.
     """
     with Output(output_options) as output:
         from locum.model.hub import resolve
 
         folder = resolve(model)
+        require_new(options.output)  # what is wrong should not have to wait for torch
         from locum.pack import Packing, PackOptions
 
         asked = PackOptions(experts=options.bits, backbone=options.backbone, group=options.group)
@@ -61,8 +65,7 @@ def pack(model: str, /, *, options: PackFlags, output_options: OutputOptions = D
             {
                 "path": str(packed.path), "bytes": packed.bytes, "expert_bytes": packed.expert_bytes,
                 "experts": packed.experts, "precision": packed.precision, "backbone": packed.backbone,
-                "lossless": options.bits == "stored" and options.backbone in (None, "stored"),
-                "seconds": packed.seconds,
+                "lossless": packed.lossless, "seconds": packed.seconds,
             }
         )  # fmt: skip
         rows = [

@@ -95,7 +95,8 @@ class RunOptions:
 
     verify: Annotated[Literal["first", "always", "never"], Parameter(group=RUNNING)] = "first"
     """When an expert of a packed folder is compared with its checksum: the first time it is read, every time,
-    or not at all. Other checkpoints have none."""
+    or not at all. The rest of the model is read once, and compared unless `never`. Other checkpoints have no
+    checksums."""
 
 
 def run(
@@ -111,7 +112,8 @@ def run(
     Parameters
     ----------
     model
-        A folder in Hugging Face format, a GGUF file or a hub id; left out, the model that ships with locum.
+        A folder in Hugging Face format, a packed folder, a GGUF file or a hub id; left out, the model that
+        ships with locum.
     prompt
         The text to go on from, or the question for a model with a chat template; left out, chat.
     """

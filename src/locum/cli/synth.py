@@ -11,9 +11,11 @@ from locum.cli.output import DEFAULT, Output, OutputOptions
 from locum.units import format_bytes, format_seconds
 
 if TYPE_CHECKING:
+    from locum.pack import PackResult
     from locum.synth.gguf import GgufPlan
     from locum.synth.names import Config
     from locum.synth.plan import Outline, Plan
+    from locum.synth.writer import Written
 
 _WHAT = Group("What is written", sort_key=5)
 
@@ -24,7 +26,7 @@ class SynthOptions:
     """What `locum synth` was asked to do; fields are named as the flags."""
 
     output: Annotated[Path, Parameter(name=["--output", "-o"], group=_WHAT, metavar="DIR")]
-    """Folder to make. Must not exist; nothing is there before all of it is."""
+    """Folder to make. It must not exist, not even as a link; nothing is there before all of it is."""
 
     layers: Annotated[int | None, number(_WHAT, "N", gte=1)] = None
     """Only so many layers, for what does not fit on the disk. The rest of the shape stays exact."""
@@ -77,18 +79,23 @@ def _packed(plan: "Plan", options: SynthOptions, shape: str, output: Output) -> 
         _say_size(packing.total, options, output)
         with output.counting("writing", packing.total) as heard:
             packed = packing.write(options.output, lambda done, _: heard(done))
+    _say_written(packed, output, parameters=plan.parameters, precision=packed.precision)
+
+
+def _say_written(written: "PackResult | Written", output: Output, **further: int | str) -> None:
+    """The result; `further` is what only this form of it has."""
     output.result(
         {
-            "path": str(packed.path), "bytes": packed.bytes, "expert_bytes": packed.expert_bytes,
-            "parameters": plan.parameters, "precision": packed.precision, "seconds": packed.seconds,
+            "path": str(written.path), "bytes": written.bytes, "expert_bytes": written.expert_bytes,
+            **further, "seconds": written.seconds,
         }
     )  # fmt: skip
     rows = [
-        ("parameters", f"{plan.parameters:,}"),
-        ("experts", f"{packed.experts:,} in {packed.precision}, {format_bytes(packed.expert_bytes)}"),
-        ("in all", f"{format_bytes(packed.bytes)}, in {format_seconds(packed.seconds)}"),
+        *((name, f"{value:,}" if isinstance(value, int) else value) for name, value in further.items()),
+        ("weights", f"{format_bytes(written.bytes)}, {format_bytes(written.expert_bytes)} of them experts"),
+        ("written", f"in {format_seconds(written.seconds)}"),
     ]
-    output.report(rows, str(packed.path))
+    output.report(rows, str(written.path))
 
 
 def _as_gguf(plan: "Plan", bits: str | None) -> "GgufPlan":
@@ -135,18 +142,4 @@ def synth(shape: str, /, *, options: SynthOptions, output_options: OutputOptions
                 written = write_plan(
                     plan, options.output, seed=options.seed, progress=lambda done, _: heard(done)
                 )
-        output.result(
-            {
-                "path": str(written.path), "bytes": written.bytes, "expert_bytes": written.expert_bytes,
-                "parameters": written.parameters, "shards": written.shards, "seconds": written.seconds,
-            }
-        )  # fmt: skip
-        rows = [
-            ("parameters", f"{written.parameters:,}"),
-            (
-                "weights",
-                f"{format_bytes(written.bytes)}, {format_bytes(written.expert_bytes)} of them experts",
-            ),
-            ("files", f"{written.shards}, in {format_seconds(written.seconds)}"),
-        ]
-        output.report(rows, str(written.path))
+        _say_written(written, output, parameters=written.parameters, shards=written.shards)

@@ -15,7 +15,7 @@ from locum.backbone.experts import experts_modules, way_of
 from locum.backbone.family import model_class, read_config
 from locum.backbone.index import expert_index
 from locum.backbone.linears import attach_linears
-from locum.backbone.load import load_backbone
+from locum.backbone.load import load_backbone, loading_bytes, resident_bytes
 from locum.backbone.routers import find_routers
 from locum.backbone.runtime import attach
 from locum.engine.cache import request_cache
@@ -30,7 +30,7 @@ from locum.engine.tokenizer import Tokenizer, load_tokenizer
 from locum.errors import LocumError, PromptError, UsageError
 from locum.kernels.alignment import FILE_ALIGN, needed_alignment
 from locum.kernels.products import Products
-from locum.kernels.stored import StoredParameter
+from locum.kernels.stored import StoredParameter, holds, torch_dtype
 from locum.machine.limits import cpu_count
 from locum.machine.profile import cache_folder
 from locum.model.checkpoint import Checkpoint
@@ -80,7 +80,9 @@ class Engine:
         governor: ThreadGovernor,
         products: Products,
         config_hash: str,
+        lossless: bool,
     ) -> None:
+        self.lossless = lossless
         self.path, self.spec, self.model, self.config_hash = path, spec, model, config_hash
         self.tokenizer, self.defaults, self.plan = tokenizer, defaults, plan
         self.residents = residents
@@ -142,6 +144,7 @@ class Engine:
             progress=progress,
             threads=self._governor.settle(),
             contended=self._governor.contended,
+            lossless=self.lossless,
             chunk=self.plan.chunk,
         )
         self.residents.request(number, True)
@@ -293,6 +296,12 @@ def expert_products(index: ExpertIndex, model: PreTrainedModel, threads: Sequenc
     return products
 
 
+def made_bytes(index: ExpertIndex, dtype: torch.dtype) -> int:
+    """The most memory that a parameter of an expert takes where it is made at each use."""
+    views = {view for layer in index.layers for view in layer.tensors}
+    return max(StoredParameter(view).made_bytes(dtype) for view in views)
+
+
 def _load(path: Path, asked: LoadOptions, tell: Callable[[str], None], extra: dict[str, Any]) -> Engine:
     if asked.dtype not in _DTYPES:
         raise UsageError("no such dtype", allowed=", ".join(_DTYPES), got=repr(asked.dtype))
@@ -300,7 +309,9 @@ def _load(path: Path, asked: LoadOptions, tell: Callable[[str], None], extra: di
     tell("reading the checkpoint's headers")
     checkpoint = Checkpoint.open(path)
     spec = MoESpec.of(checkpoint).require_runnable()
+    lossless = checkpoint.packed is None or checkpoint.packed.lossless
     if (dtype := _DTYPES[asked.dtype]) is not None:
+        lossless = lossless and holds(dtype, torch_dtype(spec.dtype))
         spec = in_dtype(spec, str(dtype).removeprefix("torch."))
     tokenizer = load_tokenizer(path, vocab_size=spec.vocab_size)
     defaults = read_defaults(path, vocab_size=spec.vocab_size, tokenizer_eos=tokenizer.eos)
@@ -309,11 +320,19 @@ def _load(path: Path, asked: LoadOptions, tell: Callable[[str], None], extra: di
     config = read_config(checkpoint)
     attention = Attention.of(config, eager=not model_class(config)._supports_sdpa)
     request = MemoryRequest(asked.memory, asked.expert_memory, asked.context)
-    plan = plan_memory(spec, attention, request)
     tell("indexing the experts")
     index = expert_index(checkpoint, cache_folder() / "index" / f"{checkpoint.identity[:24]}.json")
+    computed = torch_dtype(spec.dtype)
+    spec = replace(spec, backbone_resident_bytes=resident_bytes(checkpoint, computed))
+    plan = plan_memory(
+        spec,
+        attention,
+        request,
+        made_bytes=made_bytes(index, computed),
+        loading_bytes=loading_bytes(checkpoint, computed),
+    )
     tell("loading the backbone")
-    model = load_backbone(checkpoint, dtype)
+    model = load_backbone(checkpoint, dtype, asked.verify)
     plan = replan(spec, plan, request)
     if asked.prefill_chunk is not None:
         plan = replace(plan, chunk=asked.prefill_chunk)
@@ -340,4 +359,5 @@ def _load(path: Path, asked: LoadOptions, tell: Callable[[str], None], extra: di
         governor=governor,
         products=products,
         config_hash=checkpoint.config_hash,
+        lossless=lossless,
     )

@@ -23,7 +23,7 @@ class Generation:
     first token; `decode_tok_s` tokens per second after it, None for fewer than two tokens. `prefill` and
     `decode` are the experts' accounts. `threads` computed it, while `contended` said that another process
     kept a core busy; `seed` repeats what was drawn (None: nothing was); `lossless` says that nothing
-    changed the model's numbers.
+    changed the model's numbers, neither packing nor the dtype asked for.
     """
 
     text: str
@@ -37,7 +37,7 @@ class Generation:
     threads: int
     contended: bool
     seed: int | None
-    lossless: bool = True
+    lossless: bool
 
     @property
     def bytes_read(self) -> int:
@@ -72,6 +72,7 @@ class Job:
     progress: Callable[[int, int], None] | None = None
     threads: int = 1
     contended: bool = False
+    lossless: bool = True
     chunk: int = PREFILL_CHUNK
     tokens: list[int] = field(default_factory=list)
     seed: int | None = None
@@ -146,6 +147,7 @@ class _Account:
             threads=job.threads,
             contended=job.contended,
             seed=None if job.params.greedy else job.seed,
+            lossless=job.lossless,
         )
 
 

@@ -87,17 +87,30 @@ def _heads(layer: Any) -> tuple[int, int]:
 
 
 def plan_memory(
-    spec: MoESpec, attention: Attention, asked: MemoryRequest, *, readers: int = READERS
+    spec: MoESpec,
+    attention: Attention,
+    asked: MemoryRequest,
+    *,
+    made_bytes: int = 0,
+    loading_bytes: int = 0,
+    readers: int = READERS,
 ) -> MemoryPlan:
-    """Divide the budget before anything is loaded. Raises `BudgetError`, `UsageError`."""
+    """Divide the budget before anything is loaded.
+
+    `made_bytes`: what it takes to make an expert's largest parameter of what is stored. `loading_bytes`: what
+    loading the backbone takes beside it for a while, when there are no activations yet.
+
+    Raises `BudgetError`, `UsageError`.
+    """
     context = asked.context or min(CONTEXT, spec.context_length)
     chunk = attention.chunk(context)
+    activations = workspace_estimate(spec, chunk) + attention.workspace(chunk, context)
     fixed = fixed_parts(
         spec,
         context=context,
         runtime_bytes=current_rss() + WARM_UP_BYTES,
         staging_bytes=readers * STAGING_BYTES,
-        workspace_bytes=workspace_estimate(spec, chunk) + attention.workspace(chunk, context),
+        workspace_bytes=max(activations + made_bytes, loading_bytes),
     )
     return MemoryPlan(_divide(spec, fixed, asked), _limit(asked), context, chunk)
 

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from locum.backbone.routers import find_routers, predict
 from locum.engine.account import ExpertCounts
 from locum.errors import BudgetError, UsageError
-from locum.kernels.stored import StoredParameter
+from locum.kernels.stored import StoredExpert, StoredParameter
 from locum.policy import create as create_eviction
 from locum.policy.future import Future
 from locum.policy.prefetch import Prediction, Prefetcher
@@ -184,15 +184,17 @@ class Residents:
         return lease
 
     def weights(self, key: int, slot: Slot) -> Mapping[str, Tensor]:
-        """The tensors of the expert in `slot`: views of the arena, or made anew at each use."""
+        """The tensors of the expert in `slot`: views of the arena, or made anew whenever asked for."""
         known = self._views.get(slot.offset)
         if known is not None and known[0] == key:
             return known[1]
         base = slot.offset + self.layout.image_start(key)
-        plan = self._plans[key // self._stride]
-        views = {part.name: part.read(self.arena.memory, base, self._dtype) for part in plan}
+        layer, expert = divmod(key, self._stride)
+        plan, called = self._plans[layer], f"expert {expert} of {self.index.layers[layer].module}"
+        stored = StoredExpert(plan, self.arena.memory, base, self._dtype, called)
         if not all(part.in_place(self._dtype) for part in plan):
-            return views  # what was made is not kept: only slots are accounted for
+            return stored
+        views = dict(stored)
         self._views[slot.offset] = (key, views)
         return views
 

@@ -72,8 +72,11 @@ def score(engine: Engine, text: Text, *, against: Engine | None = None, window: 
 def cut(tokens: int, window: int) -> Iterator[tuple[range, range]]:
     """(tokens to run, tokens to judge): each token but the first is judged once, with what fits before it.
 
-    What is run are the tokens before each judged one, so `judged` ends one place after `inputs`.
+    What is run are the tokens before each judged one, so `judged` ends one place after `inputs`. Raises
+    `UsageError` for a window of nothing.
     """
+    if window < 1:
+        raise UsageError("a window has no tokens", allowed="at least 1", got=window)
     done = 1
     while done < tokens:
         start = max(0, done - 1 - window // OVERLAP_SHARE)

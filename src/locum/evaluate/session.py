@@ -61,13 +61,24 @@ def run(options: Options, screen: Screen) -> None:
     texts = _texts(options)
     path = resolve(options.model) if options.model is not None else shipped_model()
     reference = resolve(options.against) if options.against is not None else None
-    with _engines(path, reference, options, screen) as (engine, against):
-        window = min(options.window, engine.plan.context - 1)
+    specs = [MoESpec.of(Checkpoint.open(model)) for model in (path, reference) if model is not None]
+    longest = min(spec.context_length for spec in specs)
+    window = min(options.window, longest - 1)
+    if window < options.window:
+        screen.note(f"windows of {window} tokens, because the context has {longest}")
+    logits = _COPIES * 4 * window * specs[0].vocab_size  # the engine's own plan has one row only
+    limit = _limit(options.memory, logits)
+    context = min(max(window + 1, QUESTION_CONTEXT), longest)
+    with _engines(path, reference, screen, limit, context=context, threads=options.threads) as both:
+        engine, against = both
         with screen.counting("judging text", len(texts)) as heard:
             scores = []
             for text in texts:
                 scores.append(score(engine, text, against=against, window=window))
                 heard()
+        scores = [score for score in scores if score.tokens]
+        if not scores:
+            raise UsageError("the text is too short to judge", allowed="at least two tokens")
         tasks: dict[str, tuple[int, int]] = {}
         if options.questions:
             with screen.counting("asking questions", options.questions * len(KINDS)) as heard:
@@ -86,25 +97,25 @@ def _texts(options: Options) -> list[Text]:
     return [text for text in texts if not options.domain or text.domain in options.domain]
 
 
-@contextmanager
-def _engines(
-    path: Path, reference: Path | None, options: Options, screen: Screen
-) -> Iterator[tuple[Engine, Engine | None]]:
-    """The model and the reference, both within the memory that was asked for."""
-    asked = options.memory
+def _limit(asked: int | str, logits: int) -> int:
+    """The memory for the models beside `logits` bytes. Raises `BudgetError` where there is none."""
     limit = int(memory_limit() * AUTO_SHARE) if isinstance(asked, str) else asked
-    logits = _logits_bytes(path, options.window)
-    limit -= logits
-    if limit <= 0:
+    if limit <= logits:
         raise BudgetError(
             "not even the logits of a window fit",
             minimum=logits,
             allowed=f"more than {format_bytes(logits)}",
-            got=format_bytes(limit + logits),
+            got=format_bytes(limit),
             todo="Give more memory, or use a smaller --window",
         )
-    context = max(options.window + 1, QUESTION_CONTEXT)
-    common: dict[str, Any] = {"context": context, "threads": options.threads}
+    return limit - logits
+
+
+@contextmanager
+def _engines(
+    path: Path, reference: Path | None, screen: Screen, limit: int, **common: Any
+) -> Iterator[tuple[Engine, Engine | None]]:
+    """The model and the reference, both within `limit` bytes; `common` as `load` takes them."""
     with screen.working(f"loading {path.name}"):
         engine = load(path, memory=limit if reference is None else limit // 2, **common)
     with engine:
@@ -115,8 +126,3 @@ def _engines(
             against = load(reference, memory=limit - engine.arena_limit, **common)
         with against:
             yield engine, against
-
-
-def _logits_bytes(path: Path, window: int) -> int:
-    """Memory for the logits of a window: the engine's own plan has one row only."""
-    return _COPIES * 4 * window * MoESpec.of(Checkpoint.open(path)).vocab_size

@@ -8,6 +8,8 @@ would align them is saved. So this is asked of the machine, for the very shapes 
 Axes: N rows of the input, O and I the two sides of a weight.
 """
 
+import ctypes
+import math
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -44,15 +46,18 @@ def needed_alignment(
 
 @torch.inference_mode()
 def _bits_stay(shape: Sequence[int], dtype: torch.dtype, transposed: bool) -> bool:
+    """Takes as much memory as one such weight: an expert's may be a good part of what there is."""
     random = torch.Generator().manual_seed(0)
-    weight = torch.randn(*shape, generator=random).to(dtype)
+    room = torch.empty(math.prod(shape) + 2 * ALLOCATOR_ALIGN // dtype.itemsize, dtype=dtype)
+    weight = _at_offset(room, 0, shape).normal_(generator=random)
     width = shape[0] if transposed else shape[1]
     inputs = [torch.randn(rows, width, generator=random).to(dtype) for rows in _ROWS]
     expected = [_product(x_NI, weight, transposed) for x_NI in inputs]
     for offset in _OFFSETS:
-        moved = _at_offset(weight, offset)
+        before, weight = weight, _at_offset(room, offset, shape)
+        ctypes.memmove(weight.data_ptr(), before.data_ptr(), weight.nbytes)  # they overlap
         for x_NI, right in zip(inputs, expected, strict=True):
-            if not torch.equal(_product(x_NI, moved, transposed), right):
+            if not torch.equal(_product(x_NI, weight, transposed), right):
                 return False
     return True
 
@@ -61,12 +66,10 @@ def _product(x_NI: Tensor, weight: Tensor, transposed: bool) -> Tensor:
     return x_NI @ weight if transposed else F.linear(x_NI, weight)
 
 
-def _at_offset(weight: Tensor, offset: int) -> Tensor:
-    """A copy of `weight` whose address is `offset` bytes beyond a multiple of 64."""
-    size = weight.element_size()
-    room = torch.empty(weight.numel() + 2 * ALLOCATOR_ALIGN // size, dtype=weight.dtype)
+def _at_offset(room: Tensor, offset: int, shape: Sequence[int]) -> Tensor:
+    """The part of `room` whose address is `offset` bytes beyond a multiple of 64."""
+    size = room.element_size()
     start = (-(room.data_ptr() // size)) % (ALLOCATOR_ALIGN // size) + offset // size
-    moved = room[start : start + weight.numel()].view(weight.shape)
-    moved.copy_(weight)
-    assert moved.data_ptr() % ALLOCATOR_ALIGN == offset, "the copy is not where it should be"
-    return moved
+    part = room[start : start + math.prod(shape)].view(*shape)
+    assert part.data_ptr() % ALLOCATOR_ALIGN == offset, "it is not where it should be"
+    return part

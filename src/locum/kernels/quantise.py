@@ -50,23 +50,30 @@ def quantise(weight_OI: Tensor, bits: int, group: int) -> Grouped:
     return Grouped(torch.cat(codes), torch.cat(scales))
 
 
+class _Rounded(NamedTuple):
+    """One try: codes [O, G, I], scale and squared error [O, G, 1]."""
+
+    code: Tensor
+    scale: Tensor
+    error: Tensor
+
+
 def _search(weight_OGI: Tensor, bits: int) -> tuple[Tensor, Tensor]:
     """(codes, scales) with the least squared error among those tried."""
     lowest = -(1 << (bits - 1))
     largest = weight_OGI.gather(-1, weight_OGI.abs().argmax(-1, keepdim=True))
-    best_code = best_scale = best_error = None
-    for shrink in SHRINK[bits]:
-        scale = (largest * (shrink / lowest)).to(SCALE_DTYPE)
-        step = torch.where(scale == 0, torch.ones_like(scale), scale).float()
-        code = (weight_OGI / step).round().clamp_(lowest, -lowest - 1)
-        error = (code * scale.float()).sub_(weight_OGI).square_().sum(-1, keepdim=True)
-        if best_code is None or best_scale is None or best_error is None:
-            best_code, best_scale, best_error = code, scale, error
-            continue
-        better = error < best_error
-        best_code = torch.where(better, code, best_code)
-        best_scale = torch.where(better, scale, best_scale)
-        best_error = torch.where(better, error, best_error)
-    assert best_code is not None
-    assert best_scale is not None
-    return best_code, best_scale[..., 0]
+    first, *others = (largest * (shrink / lowest) for shrink in SHRINK[bits])
+    best = _rounded(weight_OGI, first, lowest)
+    for scale in others:
+        tried = _rounded(weight_OGI, scale, lowest)
+        better = tried.error < best.error
+        best = _Rounded(*(torch.where(better, new, old) for new, old in zip(tried, best, strict=True)))
+    return best.code, best.scale[..., 0]
+
+
+def _rounded(weight_OGI: Tensor, wanted: Tensor, lowest: int) -> _Rounded:
+    scale = wanted.to(SCALE_DTYPE)
+    step = torch.where(scale == 0, torch.ones_like(scale), scale).float()
+    code = (weight_OGI / step).round().clamp_(lowest, -lowest - 1)
+    error = (code * scale.float()).sub_(weight_OGI).square_().sum(-1, keepdim=True)
+    return _Rounded(code, scale, error)

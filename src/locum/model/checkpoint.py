@@ -61,7 +61,7 @@ class Checkpoint:
         packed = read_packed(folder)
         weight_map = _weight_map(folder) if packed is None else None
         if packed is not None:
-            names = [BACKBONE]
+            names, weight_map = [BACKBONE], dict.fromkeys(packed.checksums, BACKBONE)
         else:
             names = sorted(set(weight_map.values())) if weight_map is not None else _without_index(folder)
         headers = [read_header(folder / name) for name in names]
@@ -245,7 +245,7 @@ def _compare(folder: Path, weight_map: dict[str, str], tensors: dict[str, Tensor
         if info is None or info.file != file:
             raise CheckpointError(
                 f"the index and the weight files disagree about tensor {name!r}",
-                where=folder / INDEX,
+                where=folder,
                 allowed=f"the tensor in {file}, as the index says",
                 got="no such tensor in any file" if info is None else f"it is in {info.file}",
                 todo="Download the model again",

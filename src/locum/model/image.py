@@ -58,7 +58,7 @@ class TensorView:
         return None
 
 
-_Field = TypeVar("_Field", str, int)
+_Field = TypeVar("_Field", str, int, bool)
 
 
 def exactly(kind: type[_Field], value: Any) -> _Field:

@@ -1,22 +1,24 @@
-"""A packed folder (`locum.pack/1`): each expert in one aligned run of a file, with its checksum.
+"""A packed folder (`locum.pack/2`): each expert in one aligned run of a file, with its checksum.
 
 `index.json` says where everything lies; `backbone.safetensors` holds the rest of the model under the names of
-the checkpoint it came from. The folder runs by itself.
+the checkpoint it came from, with a checksum of each tensor in the index. The folder runs by itself.
 """
 
 import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from locum.errors import CheckpointError
+from locum.model.header import unique_keys
 from locum.model.image import Piece, TensorView, exactly, view_of
 
-SCHEMA = "locum.pack/1"
+SCHEMA = "locum.pack/2"
+_OURS = "locum.pack/"
 INDEX = "index.json"
 BACKBONE = "backbone.safetensors"
 PLAIN = ("bf16", "fp16", "fp32", "fp64")
@@ -76,29 +78,43 @@ class Packed:
     files: tuple[tuple[str, int], ...]
     """(name, bytes) of the files with experts."""
     layers: tuple[PackedLayer, ...]
+    checksums: Mapping[str, str]
+    """xxh3-64 of the backbone's tensors, by their names in the file; see `store.checks.backbone_checksum`."""
+    lossless: bool
+    """Whether the numbers are those of the model that was packed first."""
     digest: str
     """See `index_digest`."""
 
 
 def read_packed(folder: Path) -> Packed | None:
-    """The index of a packed folder; None where `folder` is none.
+    """The index of a packed folder; None where `folder` is none: others, too, call a file `index.json`.
 
     Raises `CheckpointError` when the index is damaged, of another format, or says what cannot be.
     """
     path = folder / INDEX
     try:
         text = path.read_bytes()
-    except FileNotFoundError:
+    except (FileNotFoundError, IsADirectoryError):
         return None
     except OSError as error:
         raise CheckpointError("a file cannot be read", where=path, got=error.strerror or error) from error
     try:
-        document: Any = json.loads(text)
+        document: Any = json.loads(text, object_pairs_hook=unique_keys)
     except (ValueError, RecursionError) as error:
+        if _OURS.encode() not in text:
+            return None
         raise CheckpointError("not valid JSON", where=path, got=error, todo=_REMEDY) from error
-    if not isinstance(document, dict) or document.get("schema") != SCHEMA:
-        schema = document.get("schema") if isinstance(document, dict) else None
-        raise CheckpointError("another format of packed folders", where=path, allowed=SCHEMA, got=schema)
+    schema = document.get("schema") if isinstance(document, dict) else None
+    if not isinstance(schema, str) or not schema.startswith(_OURS):
+        return None
+    if schema != SCHEMA:
+        raise CheckpointError(
+            "another format of packed folders",
+            where=path,
+            allowed=SCHEMA,
+            got=schema,
+            todo="Pack the model again",
+        )
     digest = document.pop("sha256", None)
     if digest != index_digest(document):
         raise CheckpointError("the index is damaged", where=path, got="another checksum", todo=_REMEDY)
@@ -131,19 +147,21 @@ def _packed(document: dict[str, Any], digest: str) -> Packed:
     if not isinstance(source, dict):
         raise TypeError("source is no object")
     return Packed(
-        precision=exactly(str, precision["experts"]),
-        backbone=exactly(str, precision["backbone"]),
+        precision=_printable(precision["experts"]),
+        backbone=_printable(precision["backbone"]),
         source=source,
         files=tuple((exactly(str, file["name"]), exactly(int, file["bytes"])) for file in document["files"]),
         layers=tuple(_layer(layer) for layer in document["layers"]),
+        checksums={name: exactly(str, digest) for name, digest in document["backbone"].items()},
+        lossless=exactly(bool, document["lossless"]),
         digest=digest,
     )
 
 
 def _layer(values: dict[str, Any]) -> PackedLayer:
     return PackedLayer(
-        module=exactly(str, values["module"]),
-        origin=exactly(str, values["origin"]),
+        module=_printable(values["module"]),
+        origin=_printable(values["origin"]),
         layer=exactly(int, values["layer"]),
         image_bytes=exactly(int, values["image_bytes"]),
         tensors=tuple(view_of(view) for view in values["tensors"]),
@@ -159,16 +177,29 @@ def _layer(values: dict[str, Any]) -> PackedLayer:
     )
 
 
+def _printable(value: Any) -> str:
+    """A text that is shown. Raises `TypeError`, and `ValueError` for codes that a terminal would obey."""
+    text = exactly(str, value)
+    if not text.isprintable():
+        raise ValueError(f"{text!a} cannot be printed")
+    return text
+
+
 def _check(packed: Packed) -> None:
     """Everything lies where it can. Raises `ValueError` saying what does not."""
     if not packed.layers or not all(layer.experts for layer in packed.layers):
         raise ValueError("a layer without experts")
+    _once("file", [name for name, _ in packed.files])
+    _once("layer", [layer.module for layer in packed.layers])
+    _once("expert's place", [(e.file, e.offset) for layer in packed.layers for e in layer.experts])
     for name, _ in packed.files:
         if not _FILE.fullmatch(name):
             raise ValueError(f"{name!r} is no file of a packed folder")
     for layer in packed.layers:
+        _once(f"tensor of {layer.module}", [view.name for view in layer.tensors])
         for view in layer.tensors:
             for matrix in view.matrices:
+                _once(f"piece of {view.name}", [piece.role for piece in matrix.pieces])
                 for piece in matrix.pieces:
                     _check_piece(layer, piece)
         for number, expert in enumerate(layer.experts):
@@ -181,6 +212,12 @@ def _check(packed: Packed) -> None:
                 or not _XXH3.fullmatch(expert.xxh3)
             ):
                 raise ValueError(f"expert {number} of {layer.module} cannot lie at {expert}")
+
+
+def _once(what: str, names: Sequence[object]) -> None:
+    if len(set(names)) != len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the same {what} twice: {twice}")
 
 
 def _check_piece(layer: PackedLayer, piece: Piece) -> None:

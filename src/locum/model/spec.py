@@ -20,10 +20,10 @@ from locum.model.names import (
     packed_groups,
 )
 from locum.model.packed import PLAIN
-from locum.model.quant import DTYPE_BYTES, FLOATS, packed_bits, parameters, quantization_of
+from locum.model.quant import DTYPE_BYTES, FLOATS, quantization_of
 from locum.model.rest import Rest
 from locum.model.routers import router_kind
-from locum.model.schemes import unreadable
+from locum.model.schemes import parameter_counts, unreadable
 from locum.model.verify import verify_backbone, verify_groups
 
 # Families whose files number on after the routed experts: with experts for images, or with "zero experts".
@@ -213,12 +213,12 @@ def _derive(checkpoint: Checkpoint) -> MoESpec:
         verify_backbone(read, checkpoint.tensors, stack, layers=layers, sizes=(vocab, hidden))
     rest = Rest(checkpoint, tensors, groups, layers=layers, stack=stack)
     dtype = _dtype(read, rest.backbone)
-    counts = rest.parameters(quantization)
+    counts = parameter_counts(checkpoint, quantization)
     return MoESpec(
         family=read.name("model_type") or "",
         architecture=_architecture(read),
         layers=layers,
-        moe=_moe_layers(read, groups, layers, quantization, packed_bits(checkpoint.config)),
+        moe=_moe_layers(read, groups, layers, counts),
         shared_experts=_shared(read, rest.backbone),
         router=router_kind(read, family, correction=rest.has_correction()),
         dtype=dtype,
@@ -230,7 +230,7 @@ def _derive(checkpoint: Checkpoint) -> MoESpec:
         tied_embeddings=read.flag("tie_word_embeddings") or read.whole.get("tie_word_embeddings") is True,
         remote_code="auto_map" in checkpoint.config,
         backbone_bytes=rest.bytes,
-        backbone_params=sum(counts.values()),
+        backbone_params=rest.parameters(counts),
         backbone_resident_bytes=rest.resident(counts, dtype),
         ignored_bytes=rest.ignored_bytes,
         unrunnable=unrunnable(read, None if packed else quantization)
@@ -315,7 +315,7 @@ def _no_experts(read: Reader, folder: Path, experts: list[int] | None, *, promis
 
 
 def _moe_layers(
-    read: Reader, groups: tuple[ExpertGroup, ...], layers: int, quantization: str | None, bits: int
+    read: Reader, groups: tuple[ExpertGroup, ...], layers: int, counts: Mapping[str, int]
 ) -> tuple[MoELayer, ...]:
     chosen = read.per_layer(keys.TOP_K, layers)
     if chosen is None:
@@ -344,18 +344,11 @@ def _moe_layers(
                 expert_bytes=group.expert_bytes,
                 expert_params=group.params
                 if group.params is not None
-                else _params(group, quantization, bits),
+                else sum(counts[name] for name in group.tensors) // group.experts,
                 pieces=tuple((piece.name, piece.length) for piece in group.pieces),
             )
         )
     return tuple(found)
-
-
-def _params(group: ExpertGroup, quantization: str | None, bits: int) -> int:
-    return sum(
-        parameters(piece.name, TensorInfo("", piece.dtype, piece.shape, 0, 0), quantization, bits)
-        for piece in group.pieces
-    )
 
 
 def _shared(read: Reader, backbone: Mapping[str, TensorInfo]) -> int:

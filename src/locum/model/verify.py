@@ -113,7 +113,7 @@ def _fp8(plain: Shapes, group: ExpertGroup, block: tuple[int, int] | None) -> Sh
     for name, (shape, _) in plain.items():
         scales = tuple(-(-side // step) for side, step in zip(shape, block, strict=True))
         wanted[name] = shape, FP8_DTYPES
-        wanted[f"{name}_scale_inv"] = scales, (*_FLOATS, "F8_E8M0")
+        wanted[f"{name}_scale_inv"] = scales, (*_FLOATS, "F8_E8M0", "U8")
     return wanted
 
 

@@ -1,4 +1,4 @@
-"""Packed folders (`locum.pack/1`), written: one aligned run per expert, in the precision asked for."""
+"""Packed folders (`locum.pack/2`), written: one aligned run per expert, in the precision asked for."""
 
 from locum.pack.source import Source, folder_source, planned_source
 from locum.pack.writer import Packing, PackOptions, PackResult, pack

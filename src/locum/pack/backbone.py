@@ -1,10 +1,9 @@
 """The backbone of a packed folder: one safetensors file, written tensor by tensor."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 import torch
 from torch import Tensor, nn
@@ -13,9 +12,12 @@ from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
 from locum.backbone.lazy import LazyTensor
+from locum.backbone.routers import router_modules
 from locum.files import settle
 from locum.kernels.quantise import group_size, quantise
-from locum.pack.images import BITS, FLOATS
+from locum.kernels.stored import holds
+from locum.pack.images import BITS, FLOATS, as_numbers
+from locum.store.checks import backbone_checksum
 
 _CODES = {
     torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16",
@@ -28,7 +30,7 @@ _RUN_BYTES = 64 << 20  # of a tensor that is copied as it is
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """A tensor of the new file: name, dtype, shape, and what makes it."""
+    """A tensor of the new file, before it is written."""
 
     name: str
     dtype: torch.dtype
@@ -43,13 +45,15 @@ class Planned:
 def linear_names(skeleton: PreTrainedModel, names: Iterator[str]) -> set[str]:
     """Those of `names` (in the files) that are the weight of a linear layer, and of nothing else.
 
-    The output head is left out: its rounding errors go straight into the answer.
+    The output head is left out: its rounding errors go straight into the answer. So are routers: theirs
+    decide who is asked.
     """
-    head = skeleton.get_output_embeddings()
+    spared = {part for router in router_modules(skeleton) for part in router.modules()}
+    spared.add(skeleton.get_output_embeddings())
     layers = {
         f"{path}.weight"
         for path, module in skeleton.named_modules()
-        if type(module) is nn.Linear and module is not head
+        if type(module) is nn.Linear and module not in spared
     }
     transforms = get_model_conversion_mapping(skeleton)
     renamings = [t for t in transforms if isinstance(t, WeightRenaming)]
@@ -81,6 +85,14 @@ class BackboneWriter:
         """Bytes of all tensors."""
         return sum(planned.length for plans in self.plan.values() for planned in plans)
 
+    @property
+    def lossless(self) -> bool:
+        """Whether it keeps every number."""
+        return all(
+            len(plans) == 1 and holds(plans[0].dtype, self._main if tensor.made else tensor.dtype)
+            for tensor, plans in ((self._state[name], plans) for name, plans in self.plan.items())
+        )
+
     def _planned(self, name: str) -> Iterator[Planned]:
         tensor = self._state[name]
         dtype, shape = self._float(tensor.dtype, tensor.made), tensor.shape
@@ -106,26 +118,39 @@ class BackboneWriter:
             return FLOATS[self._precision]  # what is kept in another dtype than the rest has its reasons
         return self._main if made else stored
 
-    def write(self, path: Path, report: Report) -> None:
-        """Write the file. Raises `OSError`, and `CheckpointError` for pieces that do not fit."""
+    def write(self, path: Path, report: Report) -> dict[str, str]:
+        """Write the file; the checksum of each tensor in it. Raises `OSError`, `CheckpointError` for pieces
+        that do not fit or are damaged, `NumericsError` for weights that are, or would become, no numbers.
+        """
+        checksums = {}
         with path.open("wb") as out:
             out.write(self._header())
             for name, plans in self.plan.items():
-                if not self._state[name].made and plans[0].dtype == self._state[name].dtype:
-                    for run in self._state[name].runs(_RUN_BYTES):
-                        out.write(run.data)
-                        report(len(run))
-                    continue
-                for planned, tensor in zip(plans, self._tensors(name), strict=True):
-                    assert tuple(tensor.shape) == planned.shape, name
-                    _write(out, tensor.to(planned.dtype))
-                    report(planned.length)
+                for planned, runs in zip(plans, self._runs(name), strict=True):
+                    digest = backbone_checksum(_CODES[planned.dtype], planned.shape)
+                    for run in runs:
+                        digest.update(run)
+                        report(out.write(run))
+                    checksums[planned.name] = digest.hexdigest()
             settle(out)
+        return checksums
 
-    def _tensors(self, name: str) -> list[Tensor]:
+    def _runs(self, name: str) -> Iterator[Iterable[memoryview]]:
+        """The bytes of each tensor that `name` becomes."""
+        stored, plans = self._state[name], self.plan[name]
+        if not stored.made and plans[0].dtype == stored.dtype:
+            yield (run.data for run in stored.runs(_RUN_BYTES))
+            return
+        for planned, tensor in zip(plans, self._tensors(name, plans[0].dtype), strict=True):
+            assert (tuple(tensor.shape), tensor.dtype) == (planned.shape, planned.dtype), name
+            yield [tensor.contiguous().view(-1).view(torch.uint8).numpy().data]
+
+    def _tensors(self, name: str, dtype: torch.dtype) -> list[Tensor]:
         tensor = self._state[name][...]
         size = self._size(name, tuple(tensor.shape))
-        return [tensor] if size is None else list(quantise(tensor, BITS[self._precision], size))
+        if size is None:
+            return [as_numbers(tensor, dtype, name)]
+        return list(quantise(as_numbers(tensor, tensor.dtype, name), BITS[self._precision], size))
 
     def _header(self) -> bytes:
         entries: dict[str, object] = {"__metadata__": {"format": "pt"}}
@@ -141,7 +166,3 @@ class BackboneWriter:
         text = json.dumps(entries, separators=(",", ":")).encode()
         text += b" " * (-len(text) % 8)
         return len(text).to_bytes(8, "little") + text
-
-
-def _write(out: BinaryIO, tensor: Tensor) -> None:
-    out.write(tensor.contiguous().view(-1).view(torch.uint8).numpy().data)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from locum.errors import NumericsError
 from locum.kernels.quantise import group_size, quantise
-from locum.kernels.stored import StoredParameter, torch_dtype
+from locum.kernels.stored import StoredParameter, making, torch_dtype
 from locum.model.image import RAW, Matrix, Piece, TensorView
 from locum.store.index import ALIGN, LayerIndex
 
@@ -43,33 +43,38 @@ def convert(layer: LayerIndex, expert: int, image: memoryview, target: Target) -
     """The new image of `expert`, whose stored image is `image`.
 
     Vectors keep their dtype when matrices are quantised.
-    Raises `NumericsError` for weights that are no numbers.
+    Raises `NumericsError` for weights that are, or would become, no numbers, `CheckpointError` for stored
+    ones that cannot be.
     """
     if target.precision == STORED:
-        return _regrouped(layer, image)
+        return Image(image[: layer.image_bytes], layer.tensors)
     parts: dict[str, tuple[TensorView, dict[str, Tensor]]] = {}
     for view in layer.tensors:
-        weight = _made(view, image, target.precision)
-        if not bool(torch.isfinite(weight).all()):
-            raise NumericsError(
-                "NaN or infinity among the weights",
-                where=f"{view.name} of expert {expert} of {layer.module}",
-                todo="The checkpoint is damaged: download it again",
-            )
+        own = torch_dtype(view.raw_dtype) if view.raw_dtype else torch.float32
+        where = f"{view.name} of expert {expert} of {layer.module}"
+        with making(where):
+            stored = StoredParameter(view).read(image, 0, own)
+        weight = as_numbers(stored, FLOATS.get(target.precision, own), where)
         parts[view.name] = _coded(view, weight, target)
     return _laid_out(parts)
 
 
-def _regrouped(layer: LayerIndex, image: memoryview) -> Image:
-    """The same pieces: what is used in place at multiples of 64 bytes, the rest as it was."""
-    return Image(image[: layer.image_bytes], layer.tensors)
-
-
-def _made(view: TensorView, image: memoryview, precision: str) -> Tensor:
-    dtype = FLOATS.get(precision)
-    if dtype is None:
-        dtype = torch_dtype(view.raw_dtype) if view.raw_dtype else torch.float32
-    return StoredParameter(view).read(image, 0, dtype)
+def as_numbers(weight: Tensor, dtype: torch.dtype, where: str) -> Tensor:
+    """`weight` in `dtype`. Raises `NumericsError` for what is no number, or too large for `dtype`."""
+    made = weight.to(dtype)
+    if bool(torch.isfinite(made).all()):
+        return made
+    if bool(torch.isfinite(weight).all()):
+        raise NumericsError(
+            "weights are too large for the precision asked for",
+            where=where,
+            allowed=f"at most {torch.finfo(dtype).max:g}, the largest number of {dtype}",
+            got=f"{float(weight.abs().max()):g}",
+            todo="Ask for bf16 instead, which has the range of fp32",
+        )
+    raise NumericsError(
+        "NaN or infinity among the weights", where=where, todo="The checkpoint is damaged: download it again"
+    )
 
 
 def _coded(view: TensorView, weight: Tensor, target: Target) -> tuple[TensorView, dict[str, Tensor]]:

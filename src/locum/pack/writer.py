@@ -21,7 +21,7 @@ from locum.engine.chat import find_templates
 from locum.engine.tokenizer import load_tokenizer
 from locum.errors import UsageError
 from locum.files import new_folder, settle, write_json, write_text
-from locum.kernels.stored import torch_dtype
+from locum.kernels.stored import holds, torch_dtype
 from locum.model.checkpoint import Checkpoint
 from locum.model.image import RAW, TensorView
 from locum.model.names import is_ignored, layer_of
@@ -31,6 +31,7 @@ from locum.model.spec import MoESpec
 from locum.pack.backbone import BackboneWriter, Report, linear_names
 from locum.pack.images import BITS, FLOATS, STORED, Image, Target, convert
 from locum.pack.source import Reader, Source, folder_source
+from locum.store.checks import require_intact
 from locum.store.index import ExpertIndex, LayerIndex
 from locum.units import MIB
 
@@ -58,7 +59,9 @@ class PackOptions:
 
 @dataclass(frozen=True, slots=True)
 class PackResult:
-    """A packed folder: bytes in all and of experts, how many experts, and how they are stored."""
+    """A packed folder: bytes in all and of experts, how many experts, how they are stored, and whether every
+    number is what it was.
+    """
 
     path: Path
     bytes: int
@@ -66,6 +69,7 @@ class PackResult:
     experts: int
     precision: str
     backbone: str
+    lossless: bool
     seconds: float
 
 
@@ -128,7 +132,8 @@ class Packing:
         """Write the folder `target`, which must not exist. `progress(done, total)` is called in bytes.
 
         Everything is written beside `target` and renamed at the end. Raises `NumericsError` for weights that
-        are no numbers, `UsageError` when the folder exists, `LocumError` when the disk is too full.
+        are, or would become, no numbers, `LoadError` and `CheckpointError` for damage in a packed source, and
+        what `files.new_folder` raises.
         """
         started, done = time.monotonic(), 0
 
@@ -140,9 +145,9 @@ class Packing:
 
         with new_folder(target, self.total + _SMALL_FILES) as folder:
             layers, files = self.write_experts(folder, tell)
-            self.write_backbone(folder / BACKBONE, tell)
+            checksums = self.write_backbone(folder / BACKBONE, tell)
             self.write_config(folder)
-            write_json(folder / INDEX, self.index(layers, files))  # last: without it nothing loads
+            write_json(folder / INDEX, self.index(layers, files, checksums))  # last: without it nothing loads
         return PackResult(
             path=target,
             bytes=self.total,
@@ -150,6 +155,7 @@ class Packing:
             experts=sum(len(layer.experts) for layer in self.source.layers),
             precision=self.precision,
             backbone=self.backbone_precision,
+            lossless=self.lossless,
             seconds=time.monotonic() - started,
         )
 
@@ -166,6 +172,17 @@ class Packing:
             return ", ".join(quantised)
         dtypes = {piece.dtype for view in self.images[0].tensors for m in view.matrices for piece in m.pieces}
         return ", ".join(sorted(_NAMES.get(dtype, dtype) for dtype in dtypes))
+
+    @property
+    def lossless(self) -> bool:
+        """Whether every number stays what it is."""
+        own = self.spec.dtype  # of what is made at each use
+        return self.backbone.lossless and all(
+            new == old
+            or (new.raw_dtype and holds(torch_dtype(new.raw_dtype), torch_dtype(old.raw_dtype or own)))
+            for layer, image in zip(self.source.layers, self.images, strict=True)
+            for old, new in zip(layer.tensors, image.tensors, strict=True)
+        )
 
     def _shapes(self) -> list[ImageShape]:
         """What each layer's images will be, by way of one made from nothing."""
@@ -195,7 +212,7 @@ class Packing:
     def _write_layer(self, number: int, reader: Reader, out: "_ExpertFiles", tell: Report) -> dict[str, Any]:
         layer, planned, experts = self.source.layers[number], self.images[number], []
         for expert in range(len(layer.experts)):
-            image = self._convert(layer, expert, _read(self.source, layer, expert, reader))
+            image = self._convert(layer, expert, _read(self.source, number, expert, reader))
             assert image.tensors == planned.tensors, "an expert's places depend on its numbers"
             file, offset = out.add(image.data)
             digest = xxhash.xxh3_64_hexdigest(image.data)
@@ -217,9 +234,9 @@ class Packing:
             state, linear, self.backbone_precision, self.options.group, torch_dtype(self.spec.dtype)
         )
 
-    def write_backbone(self, path: Path, tell: Report) -> None:
-        """Write everything else of the model."""
-        self.backbone.write(path, tell)
+    def write_backbone(self, path: Path, tell: Report) -> dict[str, str]:
+        """Write everything else of the model; its checksums."""
+        return self.backbone.write(path, tell)
 
     def write_config(self, folder: Path) -> None:
         """The config, without quantisation, the tokenizer, and every small file beside them."""
@@ -235,8 +252,11 @@ class Packing:
                 part["dtype"] = str(self.dtype).removeprefix("torch.")
         write_json(folder / "config.json", config, indent=2)
 
-    def index(self, layers: list[dict[str, Any]], files: list[dict[str, Any]]) -> dict[str, Any]:
+    def index(
+        self, layers: list[dict[str, Any]], files: list[dict[str, Any]], backbone: dict[str, str]
+    ) -> dict[str, Any]:
         """`index.json`."""
+        packed = self.checkpoint.packed
         document = {
             "schema": SCHEMA,
             "locum": metadata.version("locum"),
@@ -246,8 +266,10 @@ class Packing:
                 "quantization": self.spec.quantization,
             },
             "precision": {"experts": self.precision, "backbone": self.backbone_precision},
+            "lossless": self.lossless and (packed is None or packed.lossless),
             "files": files,
             "layers": layers,
+            "backbone": backbone,
         }
         return document | {"sha256": index_digest(document)}
 
@@ -313,12 +335,14 @@ class _ExpertFiles:
         return [{"name": self._name(n), "bytes": size} for n, size in enumerate(self._sizes)]
 
 
-def _read(index: ExpertIndex, layer: LayerIndex, expert: int, reader: Reader) -> memoryview:
-    """The stored image of one expert."""
+def _read(index: ExpertIndex, number: int, expert: int, reader: Reader) -> memoryview:
+    """The stored image of one expert of layer `number`."""
+    layer = index.layers[number]
     image = memoryview(bytearray(layer.image_bytes))
     for span in layer.experts[expert]:
         reader.read(span.file, image[span.at : span.at + span.length], span.offset, span.length)
         reader.forget(span.file, span.offset, span.length)
+    require_intact(index, number, expert, image)
     return image
 
 

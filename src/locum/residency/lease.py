@@ -166,6 +166,8 @@ class Lease:
         residency, ticket = self._residency, entry.ticket
         cause = ticket.error if ticket is not None else None
         residency.forget(entry)
+        if isinstance(cause, LoadError):
+            raise cause  # says where, and what to do: no words around it
         raise LoadError(
             "an expert could not be read",
             where=residency.keys.describe(entry.key),

@@ -94,7 +94,8 @@ def _qwen3_layer(config: Config, layer: int) -> Iterator[TensorSpec]:
 
 
 def _plain_attention(config: Config, prefix: str) -> Iterator[TensorSpec]:
-    hidden, heads, width = config["hidden_size"], config["num_attention_heads"], config["head_dim"]
+    hidden, heads = config["hidden_size"], config["num_attention_heads"]
+    width = config["head_dim"] or hidden // heads
     sizes = {"q": heads * width, "k": config["num_key_value_heads"] * width}
     for name, size in (*sizes.items(), ("v", sizes["k"])):
         yield TensorSpec(f"{prefix}.{name}_proj.weight", (size, hidden))

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from locum.errors import UnsupportedError, UsageError
+from locum.model.config import EXPERTS
 from locum.model.supported import CHECKED, UNSUPPORTED
 from locum.synth.given import read_given
 from locum.synth.names import FAMILIES, Config
@@ -223,4 +224,15 @@ def resolve_shape(what: str) -> Config:
             got=repr(family),
         )
     base = next((known for known in SHAPES.values() if known["model_type"] == family), {})
-    return {**base, **given}
+    return _over(base, given)
+
+
+def _over(base: Config, given: Config) -> Config:
+    """What is given, the rest as in `base`.
+
+    The number of experts goes by the name that `base` has for it: transformers saves some under another.
+    """
+    merged = {**base, **given}
+    name = next((key for key in EXPERTS if key in base), None)
+    told = next((given[key] for key in EXPERTS if key in given), None)
+    return merged if name is None or name in given or told is None else {**merged, name: told}

@@ -20,14 +20,19 @@ def make(method: str, numbers: str) -> Make:
     return _made
 
 
-def _made(pieces: Mapping[str, Tensor], shape: tuple[int, ...]) -> Tensor:
-    scales_GO = pieces["scales"]
-    code_IO, zero_GO = _unpack(pieces["codes"]), _unpack(pieces["zeros"])
-    grouped = code_IO.view(len(scales_GO), -1, shape[0]) - zero_GO[:, None]
-    weight_IO: Tensor = (grouped.to(scales_GO.dtype) * scales_GO[:, None]).view(shape[1], shape[0])
+def _made(pieces: Mapping[str, Tensor], shape: tuple[int, ...], rows: slice) -> Tensor:
+    scales_GO = pieces["scales"][:, rows]
+    code_IO, zero_GO = _unpack(pieces["codes"], rows), _unpack(pieces["zeros"], rows)
+    grouped = code_IO.unflatten(0, (len(scales_GO), -1)) - zero_GO[:, None]
+    weight_IO: Tensor = (grouped.to(scales_GO.dtype) * scales_GO[:, None]).flatten(0, 1)
     return weight_IO.T.contiguous()
 
 
-def _unpack(stored: Tensor) -> Tensor:
-    eights: Tensor = words.unpack(stored, 4).to(torch.int8).unflatten(-1, (-1, 8))
-    return eights.index_select(-1, torch.tensor(_PLACES, device=stored.device)).flatten(-2)
+def _unpack(stored: Tensor, rows: slice) -> Tensor:
+    """The outputs `rows` of [..., O / 8] words."""
+    first, stop, _ = rows.indices(8 * stored.shape[-1])
+    eights: Tensor = (
+        words.unpack(stored[:, first // 8 : -(-stop // 8)], 4).to(torch.int8).unflatten(-1, (-1, 8))
+    )
+    ordered = eights.index_select(-1, torch.tensor(_PLACES, device=stored.device)).flatten(-2)
+    return ordered[:, first % 8 :][:, : stop - first]

@@ -10,9 +10,12 @@ from collections.abc import Callable, Mapping
 
 from torch import Tensor
 
-Make = Callable[[Mapping[str, Tensor], tuple[int, ...]], Tensor]
-"""(pieces by role, shape wanted) to the matrix, contiguous, in the dtype that the method computes in.
+WHOLE = slice(None)
+"""All rows of a tensor of any shape."""
+Make = Callable[[Mapping[str, Tensor], tuple[int, ...], slice], Tensor]
+"""(pieces by role, shape of the whole, rows wanted) to those rows, in the dtype that the method computes in.
 
-It is given views of memory that may be overwritten as soon as it returns, must not write to them, and gives
-memory of its own. What it gives is cast to the model's dtype by the caller, as transformers does.
+It is given views of memory that may be overwritten as soon as it returns, and must not write to them. Rows
+are `WHOLE`, or a run of a matrix [O, I], and have the numbers that they have in the whole. What it gives is
+cast to the model's dtype by the caller, as transformers does.
 """

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers.integrations.gguf import dequant
 
-from locum.kernels.forms.base import Make
+from locum.kernels.forms.base import WHOLE, Make
 
 _NUMBERS = {name: number for number, name in dequant.GGML_NAME.items()}
 
@@ -20,20 +20,24 @@ _NUMBERS = {name: number for number, name in dequant.GGML_NAME.items()}
 def make(method: str, numbers: str) -> Make:
     """`numbers`: ggml's name of the type; of two pieces those of both, the first with an x after it."""
     if method == "gguf":
-        return lambda pieces, shape: _floats(pieces["blocks"], numbers).view(shape)
+        return lambda pieces, shape, rows: _floats(pieces["blocks"][rows], numbers)
     keys_type, _, values_type = numbers.partition("x")
-    if method == "gguf_joined":
-        return lambda pieces, shape: torch.cat(
-            (_floats(pieces["first"], keys_type), _floats(pieces["second"], values_type))
-        ).view(shape)
 
-    def latent(pieces: Mapping[str, Tensor], shape: tuple[int, ...]) -> Tensor:
+    def joined(pieces: Mapping[str, Tensor], shape: tuple[int, ...], rows: slice) -> Tensor:
+        first, second = pieces["first"], pieces["second"]
+        if rows != WHOLE:
+            half = len(first)
+            first, second = first[rows], second[max(0, rows.start - half) : max(0, rows.stop - half)]
+        parts = (first, keys_type), (second, values_type)
+        return torch.cat([_floats(part, kind) for part, kind in parts if len(part)])
+
+    def latent(pieces: Mapping[str, Tensor], shape: tuple[int, ...], rows: slice) -> Tensor:
         """DeepSeek's `kv_b_proj`: of each head first the keys' rows, then the values'."""
         keys = _floats(pieces["keys"], keys_type).transpose(1, 2)
         values = _floats(pieces["values"], values_type)
-        return torch.cat((keys, values), 1).view(shape)
+        return torch.cat((keys, values), 1).view(shape)[rows]
 
-    return latent
+    return joined if method == "gguf_joined" else latent
 
 
 def _floats(stored: Tensor, kind: str) -> Tensor:

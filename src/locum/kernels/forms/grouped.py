@@ -16,10 +16,10 @@ def make(method: str, numbers: str) -> Make:
     group = int(numbers.removeprefix("g"))
     halves = method == "int4"
 
-    def dequantise(pieces: Mapping[str, Tensor], shape: tuple[int, ...]) -> Tensor:
-        codes = pieces["codes"]
+    def dequantise(pieces: Mapping[str, Tensor], shape: tuple[int, ...], rows: slice) -> Tensor:
+        codes, scales = pieces["codes"][rows], pieces["scales"][rows]
         code_OGI = unpack(codes, group) if halves else codes.view(*codes.shape[:-1], -1, group)
-        made: Tensor = (code_OGI.float() * pieces["scales"].float()[..., None]).flatten(-2)
+        made: Tensor = (code_OGI.float() * scales.float()[..., None]).flatten(-2)
         return made
 
     return dequantise

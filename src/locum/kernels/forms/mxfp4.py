@@ -14,6 +14,6 @@ def make(method: str, numbers: str) -> Make:
     return _made
 
 
-def _made(pieces: Mapping[str, Tensor], shape: tuple[int, ...]) -> Tensor:
-    exponent = pieces["scales"].int() - 127
-    return torch.ldexp(unpack(pieces["codes"]), exponent[..., None]).flatten(-2)
+def _made(pieces: Mapping[str, Tensor], shape: tuple[int, ...], rows: slice) -> Tensor:
+    exponent = pieces["scales"][rows].int() - 127
+    return torch.ldexp(unpack(pieces["codes"][rows]), exponent[..., None]).flatten(-2)

@@ -15,8 +15,8 @@ def make(method: str, numbers: str) -> Make:
     return _stored
 
 
-def _stored(pieces: Mapping[str, Tensor], shape: tuple[int, ...]) -> Tensor:
-    return pieces["weight"]
+def _stored(pieces: Mapping[str, Tensor], shape: tuple[int, ...], rows: slice) -> Tensor:
+    return pieces["weight"][rows]
 
 
 def _interleaved(stored_2IH: Tensor, parts: int) -> Tensor:

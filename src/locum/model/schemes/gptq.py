@@ -11,12 +11,18 @@ from locum.model.schemes.base import Declared, Scheme, Stored, Tensors
 from locum.model.schemes.pieces import piece, require
 
 BITS = (2, 4, 8)
+FORMATS = ("gptq", "gptq_v2")
 _WORD = 32
 
 
 def _read(name: str, base: str, tensors: Tensors, declared: Declared) -> Stored:
     stem, bits = name.removesuffix(".qweight"), declared.get("bits")
-    if bits not in BITS:
+    packing = declared.get("checkpoint_format") or FORMATS[0]
+    if packing not in FORMATS:
+        raise UnsupportedError(
+            "GPTQ weights in a packing that locum does not read", where=name, allowed=FORMATS, got=packing
+        )
+    if type(bits) is not int or bits not in BITS:
         raise UnsupportedError(
             "GPTQ weights of a width that locum does not read", where=name, allowed=list(BITS), got=bits
         )
@@ -32,10 +38,9 @@ def _read(name: str, base: str, tensors: Tensors, declared: Declared) -> Stored:
     if (order := tensors.get(f"{stem}.g_idx")) is not None:
         require(order, f"{stem}.g_idx", ("I32",), (inputs,))
         pieces.append(("order", order))
-    elif not groups or inputs % groups:
+    if not groups or (order is None and inputs % groups):
         raise CheckpointError(f"{stem}.scales does not divide {inputs} inputs", got=list(scales.shape))
-    second = declared.get("checkpoint_format") == "gptq_v2"
-    return Stored(base, (outputs, inputs), f"gptq{2 if second else 1}-{bits}", tuple(pieces))
+    return Stored(base, (outputs, inputs), f"gptq{1 + FORMATS.index(packing)}-{bits}", tuple(pieces))
 
 
 def _matches(name: str, tensors: Tensors, declared: Declared) -> bool:
