@@ -1,7 +1,7 @@
 """`make demo`: the main job in one minute, checked against transformers.
 
-A small model generates with a quarter of its experts in memory. Then transformers loads the whole model and
-is driven through the same calls, and the logits of every call are compared bit by bit.
+locum-tiny writes Python, more or less, with a quarter of its experts in memory. Then transformers loads the
+whole model and is driven through the same calls, and the logits of every call are compared bit by bit.
 """
 
 import os
@@ -16,7 +16,7 @@ from locum.engine.outcome import Outcome
 from locum.engine.session import introduce, known_profile
 from locum.model.shipped import shipped_model
 
-PROMPT = "Explain in one paragraph what a locum is."
+PROMPT = 'import os\n\n\ndef read_lines(path):\n    """Return'
 TOKENS = 48
 MEMORY = "640MiB"
 SHARE = "25%"
@@ -27,11 +27,12 @@ def main() -> int:
     with Output(OutputOptions()) as output:
         path = shipped_model()
         profile = known_profile(path, output)
-        with output.working("loading the demo model with a quarter of its experts"):
+        with output.working("loading locum-tiny with a quarter of its experts"):
             engine = load(path, memory=MEMORY, expert_memory=SHARE)
         with engine, recorded(engine.model) as calls:
             introduce(engine, profile, output)
-            stream = engine.stream([{"role": "user", "content": PROMPT}], max_tokens=TOKENS, ignore_eos=True)
+            output.text(PROMPT)
+            stream = engine.stream(PROMPT, max_tokens=TOKENS, temperature=0.6, seed=0, ignore_eos=True)
             for piece in stream:
                 output.text(piece)
             output.text("\n")
