@@ -87,7 +87,7 @@ def _rows(stream: NDArray[np.uint16], length: int) -> NDArray[np.uint16]:
 def table(found: Iterable[dict[str, Any]], tokens: int) -> str:
     """The results as Markdown."""
     lines = [
-        "# Matched runs that settled the recipe",
+        "# Matched training runs",
         "",
         f"{tokens / 1e6:.2f} million tokens each, same data, one number changed; held-out bits per byte",
         "(mean of the domains), seconds, how much of the domain an expert tells, most and least loaded.",
