@@ -62,6 +62,20 @@ def test_neighbours_in_the_file_are_one_read(checkpoints: Callable[..., Path]) -
     assert all(len(spans) == 1 for layer in index.layers for spans in layer.experts)
 
 
+def test_a_cached_index_follows_a_folder_that_was_moved(
+    checkpoints: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(checkpoints("olmoe", "bfloat16"), tmp_path / "here" / "model")
+    monkeypatch.chdir(tmp_path / "here")
+    cache = tmp_path / "index.json"
+    expert_index(Checkpoint.open("model"), cache)
+    (tmp_path / "here" / "model").rename(tmp_path / "there")
+    moved = Checkpoint.open(tmp_path / "there")
+    found = expert_index(moved, cache)
+    assert found == expert_index(moved)
+    assert all(Path(file.path).parent == tmp_path / "there" for file in found.files)
+
+
 def test_cache_is_used_and_refreshed(checkpoints: Callable[..., Path], tmp_path: Path) -> None:
     path = shutil.copytree(checkpoints("olmoe"), tmp_path / "model")
     cache = tmp_path / "index.json"

@@ -12,6 +12,7 @@ is why transformers is pinned and why the tests compare the index with a full lo
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,7 @@ def expert_index(checkpoint: Checkpoint, cache: Path | None = None) -> ExpertInd
         except (CheckpointError, KeyError, TypeError):
             cached = None  # a damaged cache is rebuilt
         if cached is not None and cached.identity == identity:
-            return cached
+            return replace(cached, files=_files(checkpoint))  # the folder may have been moved since
     index = _build(checkpoint, identity)
     if cache is not None:
         index.save(cache)
@@ -74,10 +75,13 @@ def _build(checkpoint: Checkpoint, identity: str) -> ExpertIndex:
         place_layer(checkpoint.folder, path, module, parts, numbers)
         for path, module in experts_modules(skeleton)
     )
-    files = tuple(
+    return ExpertIndex(files=_files(checkpoint), layers=layers, identity=identity)
+
+
+def _files(checkpoint: Checkpoint) -> tuple[FileId, ...]:
+    return tuple(
         FileId(str(checkpoint.folder / file.name), file.size, file.mtime_ns) for file in checkpoint.files
     )
-    return ExpertIndex(files=files, layers=layers, identity=identity)
 
 
 def _fitting(index: ExpertIndex, checkpoint: Checkpoint) -> ExpertIndex:
