@@ -21,6 +21,8 @@ TORCH ?= torch==2.13.0
 # editable: the tests see src/ as it is. wheel: they see the built wheel, as a user would.
 INSTALL ?= editable
 PYTEST_ARGS ?=
+# Half of the time of many tests is another process starting up.
+PARALLEL ?= -n 2 --dist loadfile
 # Held-out bits per byte of what `make model` trains, at most.
 MODEL_BOUND := 1.75
 
@@ -42,12 +44,12 @@ demo: $(READY)
 	@$(PY) scripts/demo.py
 
 test: $(VENV)/.test
-	@$(PY) -m pytest -m "not check" $(PYTEST_ARGS)
+	@$(PY) -m pytest -m "not check" $(PARALLEL) $(PYTEST_ARGS)
 
 # The portable path, forced: no direct I/O, no native library.
 test-portable: $(VENV)/.test
-	@LOCUM_MOVER=pagecache LOCUM_KERNELS=reference $(PY) -m pytest -m "not check" tests/store tests/engine \
-		tests/kernels tests/backbone $(PYTEST_ARGS)
+	@LOCUM_MOVER=pagecache LOCUM_KERNELS=reference $(PY) -m pytest -m "not check" $(PARALLEL) tests/store \
+		tests/engine tests/kernels tests/backbone $(PYTEST_ARGS)
 
 # Without a compiler there must still be a wheel, a pure one.
 wheel-portable: $(VENV)/.torch
