@@ -19,7 +19,6 @@ from locum.train.card import write_card
 
 SHARED = Path(__file__).parents[1] / "models" / "locum-tiny-shared"
 MODELS = {"locum-tiny": shipped_model(), "locum-tiny-shared": SHARED}
-CARDS = ("locum-tiny",)
 PROMPT = "def read(path):\n    with open(path) as file:\n"
 
 
@@ -39,7 +38,7 @@ def test_bits_with_a_quarter_of_the_experts(name: str) -> None:
     assert len(set(text.split())) > 3, "a trained model does not say one thing for ever"
 
 
-@pytest.mark.parametrize("name", CARDS)
+@pytest.mark.parametrize("name", MODELS)
 def test_the_card_is_made_of_the_measurements(name: str) -> None:
     folder = MODELS[name]
     training, found = facts(folder, "training"), facts(folder, "evaluation")
@@ -47,7 +46,7 @@ def test_the_card_is_made_of_the_measurements(name: str) -> None:
     assert max(path.stat().st_size for path in folder.iterdir()) <= 15 << 20
 
 
-@pytest.mark.parametrize("name", CARDS)
+@pytest.mark.parametrize("name", MODELS)
 def test_no_layer_has_collapsed(name: str) -> None:
     for loads in facts(MODELS[name], "evaluation")["loads"]:
         shares = [load / sum(loads) for load in loads]
