@@ -21,7 +21,7 @@ TORCH ?= torch==2.13.0
 # editable: the tests see src/ as it is. wheel: they see the built wheel, as a user would.
 INSTALL ?= editable
 PYTEST_ARGS ?=
-# Half of the time of many tests is another process starting up.
+# About half of the tests' processor time goes to processes that they start.
 PARALLEL ?= -n 2 --dist loadfile
 # Held-out bits per byte of what `make model` trains, at most.
 MODEL_BOUND := 1.75

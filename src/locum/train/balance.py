@@ -1,7 +1,8 @@
 """Load balancing while training: the Switch loss per layer, and how even the load is.
 
 Source: Fedus, Zoph, Shazeer, "Switch Transformers", 2021 (arXiv 2101.03961), equation 4, with top-k counts.
-Summed per layer, because a mean over layers lets one layer's collapse hide behind another's.
+Each layer has a loss of its own, because counted together one layer's collapse hides behind another; their
+mean is what the recipe weighs.
 
 Axes: T tokens, E experts, K chosen, L layers.
 """

@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F  # noqa: N812 - the name everybody gives it
 from numpy.typing import NDArray
+from torch.nn.functional import cross_entropy
 
 from locum.files import write_text
 from locum.train.data import Data
@@ -68,7 +68,7 @@ def held_out(run: Run, data: Data) -> tuple[dict[str, float], float, torch.Tenso
     for domain in data.domains:
         ids = torch.from_numpy(_rows(data.streams[domain, "held-out"], length).astype(np.int64))
         logits = run.model(input_ids=ids[:, :-1], use_cache=False).logits
-        nats = F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten()).item()
+        nats = cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten()).item()
         size = data.facts["domains"][domain]["held-out"]
         bits[domain] = nats / math.log(2) * size["tokens"] / size["bytes"]
         counts.append(run.balance.load())
