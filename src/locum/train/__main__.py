@@ -68,7 +68,7 @@ def main(argv: list[str] | None = None) -> int:
 def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m locum.train", description=__doc__)
     parser.add_argument("--model", default="tiny", choices=["tiny", "tiny-shared", "dense"])
-    parser.add_argument("--minutes", type=float, default=80, help="of training in all, with resumed parts")
+    parser.add_argument("--minutes", type=float, default=75, help="of training in all, with resumed parts")
     parser.add_argument("--tokens", type=int, help="instead of a time: the same data for several models")
     parser.add_argument("--data", type=Path, default=Path("build/train/data"), help="made when missing")
     parser.add_argument(

@@ -84,7 +84,8 @@ class Recipe:
     tokens_per_step: int = 4096
     lengths: tuple[int, ...] = (256, 512, 1024)
     """Lengths of the rows, step by step by turns: short ones are cheap, long ones teach what is far away."""
-    balance: float = 0.02
+    balance: float = 0.1
+    """Weighs the mean over layers, so a tenth of it is about a layer's own."""
     decay: float = 0.2
     seed: int = 0
     mix: dict[str, float] = field(default_factory=lambda: dict(MIX))
