@@ -173,15 +173,19 @@ def test_resuming_changes_nothing(data: Data, short: Recipe, tmp_path: Path, opt
     assert all(torch.equal(tensor, right[name]) for name, tensor in second.model.state_dict().items())
 
 
-def test_a_state_of_another_model_is_refused(data: Data, short: Recipe, tmp_path: Path) -> None:
+@pytest.mark.parametrize("change", [{"model": "dense"}, {"balance": 0.3}, {"seed": 7}, {"lengths": (8, 16)}])
+def test_a_state_of_another_recipe_is_refused(
+    data: Data, short: Recipe, tmp_path: Path, change: dict[str, Any]
+) -> None:
     from dataclasses import replace
 
     run = Run(short, data)
     assert not run.resume(tmp_path)
     run.save(tmp_path)
-    other = Run(replace(short, model="dense"), data)
-    with pytest.raises(UsageError, match="another model"):
+    other = Run(replace(short, **change), data)
+    with pytest.raises(UsageError, match=f"another recipe.*{next(iter(change))}"):
         other.resume(tmp_path)
+    assert other.step == 0
 
 
 def test_it_learns_and_finishes(data: Data, short: Recipe, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ nothing, so a run can always go on where it stood before its last finish.
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -158,7 +158,10 @@ class Run:
         os.replace(part, folder / "state.safetensors")
 
     def resume(self, folder: Path) -> bool:
-        """Go on from the state in `folder`; False when there is none."""
+        """Go on from the state in `folder`; False when there is none.
+
+        Raises `UsageError` when it is of another recipe: the card would tell of one, the weights of two.
+        """
         path = folder / "state.safetensors"
         if not path.exists():
             return False
@@ -167,7 +170,7 @@ class Run:
         with safe_open(path, "pt") as file:
             document = json.loads(file.metadata()["locum"])
         tensors = load_file(path)
-        self._must_be(document["recipe"]["model"], self.recipe.model, path)
+        self._must_be(document["recipe"], self.recipe.to_json(), path, "recipe")
         weights = {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
         missing, extra = self.model.load_state_dict(weights, strict=False)
         assert not extra
@@ -195,7 +198,7 @@ class Run:
         Raises `UsageError` when it is of another shape, or its tokenizer is not the one of the data.
         """
         facts = json.loads((folder / "training.json").read_text(encoding="utf-8"))
-        self._must_be(facts["recipe"]["config"], self.recipe.to_json()["config"], folder)
+        self._must_be(facts["recipe"]["config"], self.recipe.to_json()["config"], folder, "model")
         words = Tokenizer.from_file(str(folder / "tokenizer.json")).get_vocab()
         if words != self.data.tokenizer.get_vocab():
             raise UsageError(
@@ -209,6 +212,14 @@ class Run:
         self.seconds, self.curve = facts["seconds"], facts["curve"]
 
     @staticmethod
-    def _must_be(got: Any, allowed: Any, where: Path) -> None:
-        if got != allowed:
-            raise UsageError("this is another model", where=str(where), allowed=str(allowed), got=str(got))
+    def _must_be(got: Mapping[str, Any], allowed: Mapping[str, Any], where: Path, kind: str) -> None:
+        wanted = json.loads(json.dumps(allowed))  # as it is after a file: lists for tuples
+        got, wanted = ({**x, **x.get("config", {}), "config": None} for x in (got, wanted))
+        differ = sorted(key for key in {*got, *wanted} if got.get(key) != wanted.get(key))
+        if differ:
+            raise UsageError(
+                f"this is of another {kind}", where=str(where),
+                allowed=", ".join(f"{key} {wanted.get(key)}" for key in differ),
+                got=", ".join(f"{key} {got.get(key)}" for key in differ),
+                todo=f"take another folder, or the {kind} it was made with",
+            )  # fmt: skip
