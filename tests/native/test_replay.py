@@ -1,4 +1,4 @@
-"""The replay passes against a brute force that shares nothing with them, against the Ledger, and their twin."""
+"""The replay passes against a brute force that shares nothing with them, the Ledger, and their twin."""
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
@@ -34,7 +34,9 @@ def flat(acquires: Acquires) -> tuple[Any, Any]:
 needs_library = pytest.mark.skipif(
     library.function("locum_replay") is None, reason="the package was built without a C++ compiler"
 )
-both = pytest.mark.parametrize("where", [pytest.param(replay, marks=needs_library), twin_replay], ids=["native", "twin"])
+both = pytest.mark.parametrize(
+    "where", [pytest.param(replay, marks=needs_library), twin_replay], ids=["native", "twin"]
+)
 
 
 def simulated(acquires: Acquires, size: int, worst: Callable[[int, Iterable[int]], int]) -> int:
@@ -124,14 +126,17 @@ def test_nothing_beats_belady(where: Any, acquires: Acquires) -> None:
 
 
 POLICIES = {
-    "lru": (replay.RECENCY, 0), "lfu": (replay.USES, 0), "lfu-aging": (replay.USES, 5), "belady": (replay.NEXT, 0),
+    "lru": (replay.RECENCY, 0), "lfu": (replay.USES, 0), "lfu-aging": (replay.USES, 5),
+    "belady": (replay.NEXT, 0),
 }  # fmt: skip
 
 
 def by_ledger(acquires: Acquires, name: str, capacity: int) -> tuple[int, int, int]:
     params = {"period": 5} if name == "lfu-aging" else {}
     future = Future(enumerate(acquires))
-    ledger = Ledger(KeySpace.uniform(1, KEYS, GRAIN), [capacity * GRAIN], create(name, **params), provides={"next"})
+    ledger = Ledger(
+        KeySpace.uniform(1, KEYS, GRAIN), [capacity * GRAIN], create(name, **params), provides={"next"}
+    )
     for step, asked in enumerate(acquires):
         ledger.step(step, 1, 1)
         ledger.acquire(0, asked, {"next": future.next_uses(step, asked)})
@@ -152,7 +157,9 @@ def test_one_size_is_the_ledger(where: Any, name: str, acquires: Acquires, capac
 def test_long_runs_equal_the_twin(seed: int) -> None:
     """Long enough that times are renumbered many times over."""
     random = np.random.default_rng(seed)
-    acquires: Sequence[Any] = [np.sort(random.choice(50, random.integers(1, 9), replace=False)) for _ in range(3000)]
+    acquires: Sequence[Any] = [
+        np.sort(random.choice(50, random.integers(1, 9), replace=False)) for _ in range(3000)
+    ]
     keys, starts = flat([asked.tolist() for asked in acquires])
     assert np.array_equal(replay.lru_depths(keys, starts, 50), twin_replay.lru_depths(keys, starts, 50))
     for kind in (replay.RECENCY, replay.USES, replay.NEXT):

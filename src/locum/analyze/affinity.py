@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from locum.analyze.base import Metric, count_LE, divide, pairs_LEE, plain
+from locum.analyze.base import Metric, count_choices, count_pairs, divide, plain
 from locum.trace import Rows, TraceMeta
 
 _STRONGEST = 20
@@ -26,25 +26,25 @@ class Coactivation(Metric):
 
     def update(self, rows: Rows) -> None:
         """Count the pairs."""
-        self.counts_LEE += pairs_LEE(rows.experts, rows.experts, self.experts)
+        self.counts_LEE += count_pairs(rows.experts, rows.experts, self.experts)
         self.rows += len(rows)
 
-    def given_LEE(self) -> NDArray[np.float64]:
+    def given(self) -> NDArray[np.float64]:
         """[L, i, j]: P(j | i); 1 on the diagonal, NaN for an expert that nobody chose."""
         alone_LE = np.einsum("lee->le", self.counts_LEE)
         return divide(self.counts_LEE, alone_LE[:, :, None])
 
     def result(self) -> dict[str, Any]:
-        """Per layer the strongest pairs (i, j, P(j|i), times what chance gives), and the mean lift's spread."""
+        """Per layer the strongest pairs (i, j, P(j|i), times what chance gives), and the largest lift."""
         alone_LE = np.einsum("lee->le", self.counts_LEE)
         lift_LEE = divide(self.counts_LEE * max(1, self.rows), alone_LE[:, :, None] * alone_LE[:, None, :])
-        given_LEE = self.given_LEE()
+        given_LEE = self.given()
         return plain({
             "strongest": [
                 [(i, j, given_LEE[layer, i, j], lift_LEE[layer, i, j]) for i, j in _strongest(counts)]
                 for layer, counts in enumerate(self.counts_LEE)
             ],
-            "largest_lift": [_largest(lift, counts) for lift, counts in zip(lift_LEE, self.counts_LEE, strict=True)],
+            "largest_lift": list(map(_largest, lift_LEE, self.counts_LEE)),
         })  # fmt: skip
 
 
@@ -72,15 +72,15 @@ class Transitions(Metric):
     def update(self, rows: Rows) -> None:
         """Count the pairs."""
         if self.layers > 1:
-            self.counts_LEE += pairs_LEE(rows.experts[:, :-1], rows.experts[:, 1:], self.experts)
-        self.loads_LE += count_LE(rows.experts, self.experts)
+            self.counts_LEE += count_pairs(rows.experts[:, :-1], rows.experts[:, 1:], self.experts)
+        self.loads_LE += count_choices(rows.experts, self.experts)
 
     def result(self) -> dict[str, Any]:
         """Per step from layer to layer: `top_mass`, the mean share of a row's mass on its best fifth of the
         next layer's experts, and `top_mass_of_load`, the same without looking at the expert before.
         """
         return plain({
-            "top_mass": [top_mass(counts, e) for counts, e in zip(self.counts_LEE, self.experts_L[1:], strict=True)],
+            "top_mass": list(map(top_mass, self.counts_LEE, self.experts_L[1:])),
             "top_mass_of_load": [
                 top_mass(load[None], e) for load, e in zip(self.loads_LE[1:], self.experts_L[1:], strict=True)
             ],

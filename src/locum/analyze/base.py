@@ -39,7 +39,7 @@ class Metric(ABC):
         """What was found; may be called once all rows were heard."""
 
 
-def count_LE(ids_tLK: NDArray[np.int16], experts: int) -> NDArray[np.int64]:
+def count_choices(ids_tLK: NDArray[np.int16], experts: int) -> NDArray[np.int64]:
     """[L, E]: how often each expert was chosen; -1 is nobody."""
     layers = ids_tLK.shape[1]
     flat = ids_tLK.astype(np.int64) + 1 + (np.arange(layers) * (experts + 1))[:, None]
@@ -47,7 +47,7 @@ def count_LE(ids_tLK: NDArray[np.int16], experts: int) -> NDArray[np.int64]:
     return counts.reshape(layers, experts + 1)[:, 1:]
 
 
-def pairs_LEE(left_tLK: NDArray[np.int16], right_tLJ: NDArray[np.int16], experts: int) -> NDArray[np.int64]:
+def count_pairs(left_tLK: NDArray[np.int16], right_tLJ: NDArray[np.int16], experts: int) -> NDArray[np.int64]:
     """[L, E, E]: how often expert i stood left in a row while j stood right in it."""
     layers, wide = left_tLK.shape[1], experts + 1
     left = left_tLK.astype(np.int64)[:, :, :, None] + 1 + (np.arange(layers) * wide)[:, None, None]

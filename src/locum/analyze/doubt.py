@@ -44,8 +44,12 @@ class _Spread(Metric):
             [(np.searchsorted(below, q * below[-1]) + 0.5) / _BINS * self.top for below in below_LB]
             for q in _QUANTILES
         ]
-        mean = np.divide(self._sum_L, self._count_L, out=np.full(self.layers, np.nan), where=self._count_L > 0)
-        return plain({"mean": mean, "quantiles": dict(zip(_QUANTILES, quantiles, strict=True)), "largest": self.top})
+        mean = np.divide(
+            self._sum_L, self._count_L, out=np.full(self.layers, np.nan), where=self._count_L > 0
+        )
+        return plain(
+            {"mean": mean, "quantiles": dict(zip(_QUANTILES, quantiles, strict=True)), "largest": self.top}
+        )
 
 
 class Entropy(_Spread):

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from locum.analyze.base import Metric, count_LE, divide, plain
+from locum.analyze.base import Metric, count_choices, divide, plain
 from locum.trace import Rows, TraceMeta
 
 
@@ -19,7 +19,7 @@ class Load(Metric):
 
     def update(self, rows: Rows) -> None:
         """Count."""
-        self.counts_LE += count_LE(rows.experts, self.experts)
+        self.counts_LE += count_choices(rows.experts, self.experts)
         self.rows += len(rows)
 
     def result(self) -> dict[str, Any]:
@@ -45,7 +45,7 @@ def gini(loads_E: NDArray[Any]) -> float:
 
 
 def effective(loads_E: NDArray[Any]) -> float:
-    """exp of the entropy of the shares: how many experts, used evenly, would be as uneven. NaN without load."""
+    """exp of the shares' entropy: so many experts, used evenly, would be as uneven. NaN without load."""
     shares = divide(loads_E, loads_E.sum())
     kept = shares[shares > 0]
     return float(np.exp(-(kept * np.log(kept)).sum())) if kept.size else float("nan")

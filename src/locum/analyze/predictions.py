@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from locum.analyze.base import Metric, count_LE, divide, plain
+from locum.analyze.base import Metric, count_choices, divide, plain
 from locum.trace import Rows, TraceMeta
 
 
@@ -25,7 +25,7 @@ class Predictions(Metric):
     def update(self, rows: Rows) -> None:
         """Compare; what is foreseen in layer l at distance d is about layer l + d."""
         assert rows.next_ids is not None
-        self._load_LE += count_LE(rows.experts, self.experts)
+        self._load_LE += count_choices(rows.experts, self.experts)
         for start in range(0, len(rows), 4096):
             ids_tLK = rows.experts[start : start + 4096]
             next_tLDP = rows.next_ids[start : start + 4096]
@@ -46,6 +46,6 @@ class Predictions(Metric):
         popular = ordered_LE[:, : self.meta.predicted].sum(1)[1:].sum() / max(1, self._load_LE[1:].sum())
         return plain({
             "recall": divide(right, chosen), "precision": divide(right, predicted),
-            "f1": divide(2 * right, predicted + chosen), "recall_by_layer": divide(self.right_DL, self.chosen_DL),
-            "popular": popular,
+            "f1": divide(2 * right, predicted + chosen), "popular": popular,
+            "recall_by_layer": divide(self.right_DL, self.chosen_DL),
         })  # fmt: skip

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from locum.analyze.base import Metric, count_LE, divide, plain
+from locum.analyze.base import Metric, count_choices, divide, plain
 from locum.trace import Rows, TraceMeta
 
 LEAST_TOKENS = 500
@@ -38,7 +38,7 @@ class Domains(Metric):
         assert rows.domain is not None
         for name in sorted({name for name in rows.domain if name is not None}):
             chosen = rows.domain == name
-            found = count_LE(rows.experts[chosen], self.experts)
+            found = count_choices(rows.experts[chosen], self.experts)
             self.counts[name] = self.counts.get(name, 0) + found
             self.rows[name] = self.rows.get(name, 0) + int(chosen.sum())
 
@@ -58,7 +58,7 @@ class Domains(Metric):
         variation_LE = divide(rates_DLE.std(0), rates_DLE.mean(0))
         told = [told_bits(counts_DLE[:, layer]) for layer in range(self.layers)]
         return plain(document | {
-            "rates": {name: rates for name, rates in zip(names, rates_DLE, strict=True)},
+            "rates": dict(zip(names, rates_DLE, strict=True)),
             "variation": np.nanmean(variation_LE, axis=1),
             "bits": [bits for bits, _ in told],
             "bits_by_chance": [chance for _, chance in told],
@@ -95,7 +95,7 @@ class Vocabulary(Metric):
     def update(self, rows: Rows) -> None:
         """Count the followed tokens' choices."""
         assert rows.token is not None
-        self._load_LE += count_LE(rows.experts, self.experts)
+        self._load_LE += count_choices(rows.experts, self.experts)
         self._rows += len(rows)
         for token in np.unique(rows.token).tolist():
             if token not in self._place and len(self._place) < TOKENS:
@@ -114,8 +114,8 @@ class Vocabulary(Metric):
 
     def result(self) -> dict[str, Any]:
         """`tokens` counted, per layer the mean `share` and what the load alone gives `by_chance`."""
-        often = self._seen >= LEAST_SEEN
-        if not often.any():
+        often = [place for _, place in sorted(self._place.items()) if self._seen[place] >= LEAST_SEEN]
+        if not often:
             return {"tokens": 0, "why": f"no followed token was seen {LEAST_SEEN} times"}
         seen_V = self._seen[often]
         share_VL = self._counts_VLE[often].max(2) / seen_V[:, None]
@@ -125,4 +125,4 @@ class Vocabulary(Metric):
             np.mean([chance.binomial(seen, np.minimum(rate, 1)).max() / seen for seen in seen_V])
             for rate in rate_LE
         ]
-        return plain({"tokens": int(often.sum()), "share": share_VL.mean(0), "by_chance": by_chance})
+        return plain({"tokens": len(often), "share": share_VL.mean(0), "by_chance": by_chance})

@@ -39,7 +39,11 @@ def load() -> Native:
 
 def function(name: str) -> Any:
     """A function of the library that any processor runs, or None where there is no library to be used."""
-    return getattr(_library(), name) if load().missing != _REFERENCE and not isinstance(_library(), str) else None
+    return (
+        getattr(_library(), name)
+        if load().missing != _REFERENCE and not isinstance(_library(), str)
+        else None
+    )
 
 
 @functools.cache

@@ -1,6 +1,6 @@
 """Replay requests through caches: natively, or by the twin where the library is not there.
 
-`keys` are small integers; acquire number a asks for `keys[starts[a] : starts[a + 1]]`, distinct and ascending.
+`keys` are small integers; acquire a asks for `keys[starts[a] : starts[a + 1]]`, distinct and ascending.
 """
 
 import ctypes
@@ -33,8 +33,8 @@ def score_depths(
 ) -> NDArray[np.int64]:
     """The same for caches that forget the lowest score first, the longest unused among equals.
 
-    `kind`: `USES` so far, `NEXT` use (Belady's rule), or uses in the next acquires, `WINDOW` of them. True for
-    caches that hold all keys of any acquire. R. L. Mattson et al., IBM Systems Journal 9(2), 1970.
+    `kind`: `USES` so far, `NEXT` use (Belady's rule), or uses in the next acquires, `WINDOW` of them. True
+    for caches that hold all keys of any acquire. R. L. Mattson et al., IBM Systems Journal 9(2), 1970.
     """
     run = library.function("locum_score_depths")
     if run is None:
@@ -44,8 +44,13 @@ def score_depths(
     return depths
 
 
-def replay(
-    keys: NDArray[np.int32], starts: NDArray[np.int64], key_count: int, kind: int, capacity: int, period: int = 0
+def replay(  # noqa: PLR0917 - as the C function takes them
+    keys: NDArray[np.int32],
+    starts: NDArray[np.int64],
+    key_count: int,
+    kind: int,
+    capacity: int,
+    period: int = 0,
 ) -> tuple[int, int, int]:
     """(hits, evicted, streamed) of one cache of `capacity` experts, as the Ledger counts in "rank" waves.
 

@@ -45,7 +45,7 @@ def score_depths(
     return depths
 
 
-def replay(
+def replay(  # noqa: PLR0917 - as the C function takes them
     keys: NDArray[np.int32], starts: NDArray[np.int64], key_count: int, kind: int, capacity: int, period: int
 ) -> tuple[int, int, int]:
     """(hits, evicted, streamed) of one cache; see `locum_replay`."""
