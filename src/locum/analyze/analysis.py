@@ -65,8 +65,7 @@ def analyze(
         raise UsageError("no such metric", allowed=", ".join(known), got=", ".join(unknown))
     asked, lacking, metrics = list(names or known), dict[str, str](), dict[str, Metric]()
     for name in [name for name in asked if name in METRICS]:
-        metric = _class_of(name)
-        missing = [column for column in metric.needs if column not in trace.meta.columns]
+        missing = [column for column in _class_of(name).needs if column not in trace.meta.columns]
         if missing and names is None:
             lacking[name] = ", ".join(missing)
         else:

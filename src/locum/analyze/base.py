@@ -59,17 +59,23 @@ def count_pairs(left_tLK: NDArray[np.int16], right_tLJ: NDArray[np.int16], exper
 def divide(top: Any, bottom: Any) -> NDArray[np.float64]:
     """top / bottom, NaN where there is nothing to divide by."""
     top, bottom = np.asarray(top, float), np.asarray(bottom, float)
-    return np.divide(top, bottom, out=np.full(np.broadcast(top, bottom).shape, np.nan), where=bottom != 0)
+    found = np.full(np.broadcast(top, bottom).shape, np.nan)
+    np.divide(top, bottom, out=found, where=bottom != 0)
+    return found
 
 
-def plain(value: Any) -> Any:
+def plain(document: dict[str, Any]) -> dict[str, Any]:
     """Arrays as lists for JSON, NaN as None."""
-    if isinstance(value, np.ndarray):
-        return [plain(item) for item in value.tolist()]
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
+    return {str(key): _plain(value) for key, value in document.items()}
+
+
+def _plain(value: Any) -> Any:
     if isinstance(value, dict):
-        return {str(key): plain(item) for key, item in value.items()}
+        return plain(value)
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
     if isinstance(value, np.generic):
         value = value.item()
     return None if isinstance(value, float) and not np.isfinite(value) else value

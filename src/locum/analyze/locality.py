@@ -114,7 +114,8 @@ def hit_curve(segments: Segments, meta: TraceMeta, kind: int, window: int = 0) -
 def depths_of(segments: Segments, count: Callable[..., NDArray[np.int64]]) -> NDArray[np.int64]:
     """[n, E + 1]: `count(keys, starts)` per segment, its layers added up."""
     layers = [[count(*layer_acquires(ids_TK)) for ids_TK in ids.swapaxes(0, 1)] for ids in segments.found]
-    return np.array(layers).sum(1)
+    found: NDArray[np.int64] = np.array(layers).sum(1)
+    return found
 
 
 def first_requests(segments: Segments, experts: int) -> NDArray[np.int64]:
@@ -123,7 +124,8 @@ def first_requests(segments: Segments, experts: int) -> NDArray[np.int64]:
     """
     layers = [ids_TK for ids in segments.found for ids_TK in ids.swapaxes(0, 1)]
     distinct = [len(np.unique(ids_TK[ids_TK >= 0])) for ids_TK in layers]
-    return np.minimum(np.array(distinct)[:, None], np.arange(1, experts + 1)).sum(0)
+    found: NDArray[np.int64] = np.minimum(np.array(distinct)[:, None], np.arange(1, experts + 1)).sum(0)
+    return found
 
 
 def rates(depths_nE: NDArray[np.int64], least: int, first_E: NDArray[np.int64]) -> dict[str, Any]:

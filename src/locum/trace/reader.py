@@ -134,8 +134,8 @@ class Trace:
                 for path in self._parts:
                     for batch in batches_of(open_part(path, schema), path, BATCH_ROWS, schema.names):
                         writer.write_batch(batch)
-            with open(temporary, "rb+") as file:
-                settle(file)
+            with open(temporary, "rb+") as written:
+                settle(written)
             temporary.rename(target)
         except OSError as error:
             raise UsageError("the file cannot be written", where=target, got=error.strerror) from error

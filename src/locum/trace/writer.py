@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 
@@ -102,7 +102,7 @@ class TraceWriter:
 def _join(parts: list[Rows]) -> Rows:
     if len(parts) == 1:
         return parts[0]
-    found = {}
+    found: dict[str, Any] = {}
     for field in fields(Rows):
         arrays = [getattr(rows, field.name) for rows in parts]
         found[field.name] = None if arrays[0] is None else np.concatenate(arrays)
