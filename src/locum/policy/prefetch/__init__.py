@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from locum.policy.prefetch.base import Prediction, Prefetcher, Want
+from locum.policy.prefetch.base import Prediction, Prefetcher, Want, confidence
 from locum.policy.registry import check_parameters, find
 
 PREFETCH = {
@@ -11,7 +11,7 @@ PREFETCH = {
 }
 """Prefetch policies by name, as `module:Class`."""
 
-__all__ = ["PREFETCH", "Prediction", "Prefetcher", "Want", "create"]
+__all__ = ["PREFETCH", "Prediction", "Prefetcher", "Want", "confidence", "create"]
 
 
 def create(name: str, **params: Any) -> Prefetcher:
