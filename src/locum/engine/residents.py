@@ -16,28 +16,26 @@ from transformers import PreTrainedModel
 from locum.backbone.routers import find_routers, predict
 from locum.engine.account import ExpertCounts
 from locum.engine.recorder import Foreseen, Recorder
-from locum.errors import BudgetError, UsageError
+from locum.errors import UsageError
 from locum.kernels.stored import StoredExpert, StoredParameter
 from locum.policy import create as create_eviction
 from locum.policy.future import Future
 from locum.policy.prefetch import Prefetcher, confidence
-from locum.policy.prefetch import create as create_prefetch
+from locum.policy.prefetch import create_for as create_prefetch
 from locum.residency.driver import Driver
 from locum.residency.keys import KeyRange, KeySpace
 from locum.residency.lease import Lease
 from locum.residency.ledger import Ledger, Wave
 from locum.residency.mover.base import Slot
 from locum.residency.residency import Log, Residency
-from locum.residency.slots import PAGE, ArenaSlots, minimum_bytes, usable_bytes
+from locum.residency.slots import ArenaSlots
+from locum.residency.split import split_arena
 from locum.store.arena import Arena
 from locum.store.checks import Verify
 from locum.store.direct import DirectMover
 from locum.store.index import ALIGN, ExpertIndex
 from locum.store.layout import READERS, Layout
 from locum.store.movers import Kind, open_mover
-
-SPECULATION_SHARE = 4
-"""Speculation gets at most one part in this many of the arena."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,36 +75,6 @@ def key_space(index: ExpertIndex, layout: Layout) -> KeySpace:
             for number, layer in enumerate(index.layers)
         ]
     )
-
-
-@dataclass(frozen=True, slots=True)
-class ArenaSplit:
-    """The arena's bytes: `cache` for the Ledger, `speculation`, and one slot through which anything can
-    stream.
-    """
-
-    budget: int
-    cache: int
-    speculation: int
-
-
-def split_arena(keys: KeySpace, arena_bytes: int, wanted_slots: int) -> ArenaSplit:
-    """Divide an arena of `arena_bytes`; `wanted_slots` is how many experts the prefetcher would like to hold.
-
-    Raises `BudgetError` when not even one expert fits.
-    """
-    budget = -(-arena_bytes // PAGE) * PAGE
-    least = minimum_bytes(keys.largest, keys.classes)
-    slots = min(usable_bytes(budget, keys.classes), arena_bytes)
-    if slots < keys.largest:
-        raise BudgetError(
-            "the expert memory is too small for one expert",
-            minimum=least,
-            allowed=f"{least} bytes",
-            got=arena_bytes,
-        )
-    speculation = min(wanted_slots, slots // keys.largest // SPECULATION_SHARE) * keys.largest
-    return ArenaSplit(budget, slots - keys.largest - speculation, speculation)
 
 
 class Residents:
@@ -287,9 +255,7 @@ def _prefetcher(options: ResidentsOptions, routers: Sequence[nn.Module | None], 
     mute = any(router is None for router in routers)
     if name == "auto":
         name = "none" if mute else "next-gate"
-    if name == "next-gate":
-        params.setdefault("window", top_k)
-    prefetcher = create_prefetch(name, **params)
+    prefetcher = create_prefetch(name, top_k, **params)
     if prefetcher.distance and mute:
         raise UsageError(
             f"prefetch {name} cannot ask this model's routers ahead of time",

@@ -53,6 +53,8 @@ class TraceMeta:
     """Stored bytes of one expert, per MoE layer; empty where the source does not know them."""
     slot_bytes: tuple[int, ...] = ()
     """Bytes of the slot one expert takes in memory, per MoE layer; empty as above."""
+    backbone_bytes: int | None = None
+    """Bytes of the backbone that a token reads from memory; None where the source does not know them."""
     rows: int | None = None
     """None in a trace that was not closed: its parts tell."""
     steps: int | None = None
