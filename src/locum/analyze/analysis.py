@@ -65,13 +65,20 @@ def analyze(
         raise UsageError("no such metric", allowed=", ".join(known), got=", ".join(unknown))
     asked, lacking, metrics = list(names or known), dict[str, str](), dict[str, Metric]()
     for name in [name for name in asked if name in METRICS]:
-        missing = [column for column in _class_of(name).needs if column not in trace.meta.columns]
+        missing = trace.lacks(*_class_of(name).needs)
         if missing and names is None:
             lacking[name] = ", ".join(missing)
         else:
             metrics[name] = make(name, trace)
-    sample = Segments(limit=segments) if any(name in _SAMPLED for name in asked) else None
-    columns = sorted({column for metric in metrics.values() for column in metric.needs})
+    sampled = [name for name in asked if name in _SAMPLED]
+    if sampled and names is not None:
+        trace.require(sampled[0], "experts")
+    elif sampled and trace.lacks("experts"):
+        lacking |= dict.fromkeys(sampled, "experts")
+        sampled = []
+    sample = Segments(limit=segments) if sampled else None
+    asks = {column for metric in metrics.values() for column in (*metric.needs, *metric.takes)}
+    columns = sorted(asks.intersection(trace.meta.columns))
     done = 0
     for rows in trace.batches(columns):
         for metric in metrics.values():
@@ -84,9 +91,8 @@ def analyze(
     tables = {name: metric.result() for name, metric in metrics.items()}
     if sample is not None:
         sample.finish()
-        for name in asked:
-            if name in _SAMPLED and sample.found:
-                tables[name] = _SAMPLED[name](sample, trace.meta)
+        for name in sampled if sample.found else ():
+            tables[name] = _SAMPLED[name](sample, trace.meta)
     facts = (
         {} if sample is None else {"segments": len(sample.found), "of": sample.total, "tokens": sample.tokens}
     )

@@ -20,8 +20,10 @@ from locum.trace import Rows, TraceMeta
 class Metric(ABC):
     """See the module's docstring."""
 
-    needs: ClassVar[tuple[str, ...]] = ()
-    """Optional columns of the trace without which the metric means nothing."""
+    needs: ClassVar[tuple[str, ...]] = ("experts",)
+    """Columns of the trace without which the metric means nothing."""
+    takes: ClassVar[tuple[str, ...]] = ()
+    """Columns it looks at where they are there."""
 
     def __init__(self, meta: TraceMeta) -> None:
         self.meta = meta

@@ -55,7 +55,7 @@ class _Spread(Metric):
 class Entropy(_Spread):
     """The router's entropy in nats; ln E when it does not care."""
 
-    needs = ("entropy",)
+    needs = ("experts", "entropy")
     column = "entropy"
 
     def largest(self) -> float:
@@ -66,7 +66,7 @@ class Entropy(_Spread):
 class Margin(_Spread):
     """Selection score of the last chosen less that of the first left out."""
 
-    needs = ("margin",)
+    needs = ("experts", "margin")
     column = "margin"
 
     def largest(self) -> float:

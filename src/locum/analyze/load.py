@@ -12,6 +12,9 @@ from locum.trace import Rows, TraceMeta
 class Load(Metric):
     """Choices per expert and layer, counted exactly; Gini coefficient and largest over mean per layer."""
 
+    needs = ()
+    takes = ("counts",)
+
     def __init__(self, meta: TraceMeta) -> None:
         super().__init__(meta)
         self.counts_LE = np.zeros((self.layers, self.experts), np.int64)
@@ -19,7 +22,10 @@ class Load(Metric):
 
     def update(self, rows: Rows) -> None:
         """Count."""
-        self.counts_LE += count_choices(rows.experts, self.experts)
+        if rows.counts is None:
+            self.counts_LE += count_choices(rows.experts, self.experts)
+        else:
+            self.counts_LE += rows.counts.sum(0, dtype=np.int64)
         self.rows += len(rows)
 
     def result(self) -> dict[str, Any]:

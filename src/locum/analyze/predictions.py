@@ -14,7 +14,7 @@ from locum.trace import Rows, TraceMeta
 class Predictions(Metric):
     """Predicted against chosen, exact, summed over tokens."""
 
-    needs = ("next_ids",)
+    needs = ("experts", "next_ids")
 
     def __init__(self, meta: TraceMeta) -> None:
         super().__init__(meta)

@@ -26,7 +26,7 @@ class Domains(Metric):
     that counting has, which `bits_by_chance` states.
     """
 
-    needs = ("domain",)
+    needs = ("experts", "domain")
 
     def __init__(self, meta: TraceMeta) -> None:
         super().__init__(meta)
@@ -82,7 +82,7 @@ class Vocabulary(Metric):
     expert takes part in, mean over tokens seen at least 20 times.
     """
 
-    needs = ("token",)
+    needs = ("experts", "token")
 
     def __init__(self, meta: TraceMeta) -> None:
         super().__init__(meta)

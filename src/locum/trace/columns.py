@@ -54,6 +54,7 @@ COLUMNS = (
     Column("margin", "float16", "L"),
     Column("entropy", "float16", "L"),
     Column("domain", "str"),
+    Column("counts", "int32", "LE"),
 )
 BY_NAME = {column.name: column for column in COLUMNS}
 OPTIONAL = tuple(column.name for column in COLUMNS if column.optional)
@@ -84,6 +85,8 @@ class Rows:
     entropy: NDArray[np.float16] | None = None
     domain: NDArray[np.object_] | None = None
     """Strings, or None."""
+    counts: NDArray[np.int32] | None = None
+    """[t, L, E]: choices per expert, where a row is a forward pass of which nothing else is known."""
 
     def __len__(self) -> int:
         return len(self.request)

@@ -15,8 +15,10 @@ from locum.files import write_json
 
 SCHEMA = "locum.trace/1"
 FILE = "meta.json"
-Routing = Literal["actual", "derived"]
-"""`actual`: the experts that were used. `derived`: worked out afterwards, as from logits."""
+Routing = Literal["actual", "derived", "counts"]
+"""`actual`: the experts that were used. `derived`: worked out afterwards, as from logits. `counts`: nobody
+knows who chose whom, a row is a forward pass, and only the column `counts` says something.
+"""
 _MAJOR = SCHEMA.rpartition("/")[0]
 _LARGEST = 32767  # ids are int16
 
@@ -77,6 +79,8 @@ class TraceMeta:
             raise _bad("routing", " or ".join(get_args(Routing)), self.routing)
         from locum.trace.columns import OPTIONAL
 
+        if (self.routing == "counts") != ("counts" in self.columns):
+            raise _bad("routing", "`counts` with the column of that name, and only then", self.routing)
         if unknown := sorted(set(self.columns) - set(OPTIONAL)):
             raise _bad("columns", ", ".join(OPTIONAL), ", ".join(unknown))
 

@@ -59,13 +59,21 @@ class Trace:
 
     def require(self, who: str, *names: str) -> None:
         """Raises `TraceError` naming the columns that `who` needs and this trace lacks."""
-        missing = [name for name in names if name not in (*_ALWAYS, *self.meta.columns)]
-        if missing:
+        if missing := self.lacks(*names):
             raise TraceError(
                 f"{who} needs {', '.join(missing)}", where=self.path,
-                got=f"a trace of {', '.join((*_ALWAYS, *self.meta.columns))}",
-                todo="Record one with them, or leave this out",
+                got=f"a trace of {', '.join(self.provides)}", todo="Record one with them, or leave this out",
             )  # fmt: skip
+
+    @property
+    def provides(self) -> tuple[str, ...]:
+        """The columns that say something."""
+        counted = self.meta.routing == "counts"
+        return (*(name for name in _ALWAYS if not (counted and name == "experts")), *self.meta.columns)
+
+    def lacks(self, *names: str) -> list[str]:
+        """Those of `names` that this trace does not provide."""
+        return [name for name in names if name not in self.provides]
 
     def require_model(self, config_hash: str) -> None:
         """Raises `TraceError` when the trace is of another model, as far as it knows."""
