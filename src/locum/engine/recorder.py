@@ -170,7 +170,7 @@ class Recorder:
             values_TS, ids_TS = score_TE.topk(wide, dim=1)
             top_ids[:, layer, :wide] = ids_TS.to(torch.int16).numpy()
             top_scores[:, layer, :wide] = values_TS.half().numpy()
-            margin[:, layer] = _margins(experts_TLK[:, layer], ids_TS, values_TS)
+            margin[:, layer] = _margins(experts_TLK[:, layer], score_TE, values_TS)
             even_TE = share_TE / share_TE.sum(1, keepdim=True)
             entropy[:, layer] = torch.special.entr(even_TE).sum(1).half().numpy()
         return {"top_ids": top_ids, "top_scores": top_scores, "margin": margin, "entropy": entropy}
@@ -189,16 +189,16 @@ def _choice(
     return np.take_along_axis(ids, order_TK, 1), np.take_along_axis(weights, order_TK, 1)
 
 
-def _margins(experts_TK: NDArray[np.int16], ids_TS: Tensor, values_TS: Tensor) -> NDArray[np.float16]:
+def _margins(experts_TK: NDArray[np.int16], score_TE: Tensor, best_TS: Tensor) -> NDArray[np.float16]:
     """The last chosen score less the first left out; NaN where the scores do not explain the choice, as where
     a router chooses groups first.
     """
     count_T = (experts_TK >= 0).sum(1)
     margins = np.full(len(experts_TK), np.nan, np.float16)
-    for count in np.unique(count_T[(count_T > 0) & (count_T < ids_TS.shape[1])]).tolist():
-        rows = count_T == count
-        best = np.sort(ids_TS[:, :count].numpy(), axis=1)
-        explained = rows & (best == np.sort(experts_TK, axis=1)[:, -count:]).all(1)
-        gap_T = (values_TS[:, count - 1] - values_TS[:, count]).half().numpy()
-        margins[explained] = gap_T[explained]
+    for count in np.unique(count_T[(count_T > 0) & (count_T < best_TS.shape[1])]).tolist():
+        rows = np.flatnonzero(count_T == count)
+        chosen = score_TE[rows].gather(1, torch.from_numpy(experts_TK[rows, :count].astype(np.int64)))
+        last, left = best_TS[rows, count - 1], best_TS[rows, count]
+        explained = (chosen.min(1).values == last).numpy()  # whoever it was among equals
+        margins[rows[explained]] = (last - left).half().numpy()[explained]
     return margins
