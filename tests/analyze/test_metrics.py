@@ -193,6 +193,12 @@ def test_everything_of_a_full_trace_is_json(tmp_path: Path) -> None:
     json.dumps(found.tables, allow_nan=False)
 
 
+def test_too_short_for_curves(trace_of: Any) -> None:
+    found = analyze(trace_of(np.zeros((63, 1, 1)), meta_of(1, 4, 1)))
+    assert "64 tokens" in found.lacking["caching"]
+    assert "caching" not in found.tables
+
+
 def test_what_a_trace_lacks_is_named(trace_of: Any) -> None:
     trace = trace_of(np.zeros((100, 1, 1)), meta_of(1, 4, 1))
     found = analyze(trace)

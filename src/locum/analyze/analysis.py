@@ -8,7 +8,7 @@ from typing import Any
 from locum.analyze.base import Metric
 from locum.analyze.caching import hit_curves
 from locum.analyze.locality import segment_cache, segment_routing
-from locum.analyze.segments import Segments
+from locum.analyze.segments import LEAST, Segments
 from locum.errors import UsageError
 from locum.trace import Trace
 
@@ -91,6 +91,8 @@ def analyze(
     tables = {name: metric.result() for name, metric in metrics.items()}
     if sample is not None:
         sample.finish()
+        if not sample.found:
+            lacking |= dict.fromkeys(sampled, f"{LEAST} tokens in a row of one request")
         for name in sampled if sample.found else ():
             tables[name] = _SAMPLED[name](sample, trace.meta)
     facts = (
