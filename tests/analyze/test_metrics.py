@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from helpers_trace import meta_of, random_rows, rows_of, write_trace
 from locum.analyze import METRICS, analyze
-from locum.analyze.analysis import make
+from locum.analyze.affinity import Coactivation
 from locum.analyze.load import effective, gini
 from locum.analyze.specialisation import told_bits
 from locum.errors import TraceError, UsageError
@@ -76,7 +76,7 @@ def test_reuse(trace_of: Any) -> None:
 
 def test_coactivation(trace_of: Any) -> None:
     trace = trace_of([[[0, 1, 2]], [[0, 1, 3]], [[0, 2, -1]], [[4, 3, 5]]], meta_of(layers=1, top_k=3))
-    metric: Any = make("coactivation", trace)
+    metric = Coactivation(trace.meta)
     for rows in trace.batches():
         metric.update(rows)
     given_EE = metric.given()[0]

@@ -42,13 +42,6 @@ class Analysis:
     """`segments` measured, `of` how many, and the `tokens` of all of them."""
 
 
-def make(name: str, trace: Trace) -> Metric:
-    """A fresh metric. Raises `TraceError` when the trace lacks what it needs."""
-    metric = _class_of(name)
-    trace.require(name, *metric.needs)
-    return metric(trace.meta)
-
-
 def analyze(
     trace: Trace,
     names: Sequence[str] | None = None,
@@ -60,27 +53,11 @@ def analyze(
 
     Raises `UsageError` for a name that is none, `TraceError` when a metric asked for by name lacks a column.
     """
-    known = [*METRICS, *_SAMPLED]
-    if unknown := [name for name in names or () if name not in known]:
-        raise UsageError("no such metric", allowed=", ".join(known), got=", ".join(unknown))
-    asked, lacking, metrics = list(names or known), dict[str, str](), dict[str, Metric]()
-    for name in [name for name in asked if name in METRICS]:
-        missing = trace.lacks(*_class_of(name).needs)
-        if missing and names is None:
-            lacking[name] = ", ".join(missing)
-        else:
-            metrics[name] = make(name, trace)
-    sampled = [name for name in asked if name in _SAMPLED]
-    if sampled and names is not None:
-        trace.require(sampled[0], "experts")
-    elif sampled and trace.lacks("experts"):
-        lacking |= dict.fromkeys(sampled, "experts")
-        sampled = []
+    metrics, sampled, lacking = _choose(trace, names)
     sample = Segments(limit=segments) if sampled else None
     asks = {column for metric in metrics.values() for column in (*metric.needs, *metric.takes)}
-    columns = sorted(asks.intersection(trace.meta.columns))
     done = 0
-    for rows in trace.batches(columns):
+    for rows in trace.batches(sorted(asks.intersection(trace.meta.columns))):
         for metric in metrics.values():
             metric.update(rows)
         if sample is not None:
@@ -89,16 +66,36 @@ def analyze(
         if progress is not None:
             progress(done, trace.rows)
     tables = {name: metric.result() for name, metric in metrics.items()}
-    if sample is not None:
-        sample.finish()
-        if not sample.found:
-            lacking |= dict.fromkeys(sampled, f"{LEAST} tokens in a row of one request")
-        for name in sampled if sample.found else ():
-            tables[name] = _SAMPLED[name](sample, trace.meta)
-    facts = (
-        {} if sample is None else {"segments": len(sample.found), "of": sample.total, "tokens": sample.tokens}
-    )
+    if sample is None:
+        return Analysis(tables, lacking, {})
+    sample.finish()
+    if sample.found:
+        tables |= {name: _SAMPLED[name](sample, trace.meta) for name in sampled}
+    else:
+        lacking |= dict.fromkeys(sampled, f"{LEAST} tokens in a row of one request")
+    facts = {"segments": len(sample.found), "of": sample.total, "tokens": sample.tokens}
     return Analysis(tables, lacking, facts)
+
+
+def _choose(trace: Trace, names: Sequence[str] | None) -> tuple[dict[str, Metric], list[str], dict[str, str]]:
+    """(streaming metrics, names of sampled ones, what the trace lacks for the others). What was asked for by
+    name must be there.
+    """
+    known = [*METRICS, *_SAMPLED]
+    if unknown := [name for name in names or () if name not in known]:
+        raise UsageError("no such metric", allowed=", ".join(known), got=", ".join(unknown))
+    metrics, sampled, lacking = dict[str, Metric](), list[str](), dict[str, str]()
+    for name in names or known:
+        needs = _class_of(name).needs if name in METRICS else ("experts",)
+        if names is not None:
+            trace.require(name, *needs)
+        if missing := trace.lacks(*needs):
+            lacking[name] = ", ".join(missing)
+        elif name in METRICS:
+            metrics[name] = _class_of(name)(trace.meta)
+        else:
+            sampled.append(name)
+    return metrics, sampled, lacking
 
 
 def _class_of(name: str) -> type[Metric]:

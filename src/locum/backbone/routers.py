@@ -7,6 +7,7 @@ decorated family, so one call serves them all. An adapter whose router returns s
 
 import inspect
 import re
+import sys
 from collections.abc import Iterator
 from functools import cache
 
@@ -72,11 +73,13 @@ def router_scores(router: nn.Module, logits_TE: Tensor) -> tuple[Tensor, Tensor]
     logits = logits_TE.float()
     if bool((logits >= 0).all()) and torch.allclose(logits.sum(1), torch.ones(()), atol=1e-2):
         return logits, logits  # some routers give probabilities
-    probabilities = logits.sigmoid() if _is_sigmoid(type(router)) else logits.softmax(1)
+    probabilities = (
+        logits.sigmoid() if _is_sigmoid(type(router).__module__, type(router).__name__) else logits.softmax(1)
+    )
     bias = getattr(router, "e_score_correction_bias", None)
     return probabilities, probabilities if bias is None else probabilities + bias.float()
 
 
 @cache
-def _is_sigmoid(cls: type) -> bool:
-    return "sigmoid" in inspect.getsource(cls)
+def _is_sigmoid(module: str, name: str) -> bool:
+    return "sigmoid" in inspect.getsource(getattr(sys.modules[module], name))

@@ -21,7 +21,7 @@ def _spec(values: Sequence[Mapping[str, Any]], **rest: Any) -> Spec:
 
 def load_heatmap(load: Table, moe_layers: Sequence[int]) -> Spec:
     """Layer by expert: the load over what an even load would be, each layer's experts in order of load."""
-    rows = []
+    rows: list[dict[str, Any]] = []
     for layer, counts in zip(moe_layers, load["counts"], strict=True):
         mean = sum(counts) / len(counts) or 1
         order = sorted(range(len(counts)), key=lambda expert: -counts[expert])

@@ -71,7 +71,7 @@ def _runtime() -> str:
         raise UsageError(
             "reports need the chart library", todo="Install it: pip install 'locum[report]'"
         ) from error
-    found: str = vl_convert.javascript_bundle()
+    found: str = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
     return found
 
 

@@ -7,6 +7,7 @@ scores.
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
+from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -94,9 +95,7 @@ class TraceMeta:
 
     def to_json(self) -> dict[str, Any]:
         """As it stands in `meta.json`; equal numbers for all layers become one."""
-        from locum import __version__
-
-        document = {"schema": SCHEMA, "locum": __version__} | asdict(self)
+        document = {"schema": SCHEMA, "locum": metadata.version("locum")} | asdict(self)
         for name in ("experts", "top_k", "expert_bytes", "slot_bytes"):
             figures = getattr(self, name)
             document[name] = figures[0] if len(set(figures)) == 1 else list(figures)

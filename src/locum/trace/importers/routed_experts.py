@@ -105,7 +105,8 @@ def _decode(payload: str, hints: Hints, where: str) -> NDArray[Any]:
             "routed_experts of another shape", where=where, allowed="whole numbers [tokens, layers, k]",
             got=f"{array.dtype} {array.shape}",
         )  # fmt: skip
-    return array.astype(np.int64)
+    found: NDArray[np.int64] = array.astype(np.int64)
+    return found
 
 
 def _bare(data: bytes, hints: Hints, where: str) -> NDArray[Any]:
