@@ -39,11 +39,10 @@ def load() -> Native:
 
 def function(name: str) -> Any:
     """A function of the library that any processor runs, or None where there is no library to be used."""
-    return (
-        getattr(_library(), name)
-        if load().missing != _REFERENCE and not isinstance(_library(), str)
-        else None
-    )
+    library = _library()
+    if isinstance(library, str) or load().missing == _REFERENCE:
+        return None
+    return getattr(library, name, None)  # a library built from older sources may lack it
 
 
 @functools.cache
