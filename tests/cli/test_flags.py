@@ -42,7 +42,7 @@ FROZEN = {
         "--memory", "--expert-memory", "--context",
         "--max-tokens", "--temperature", "--top-p", "--top-k", "--min-p", "--repetition-penalty",
         "--seed", "--stop", "--ignore-eos",
-        "--threads", "--dtype", "--eviction", "--prefetch", "--mover", "--verify",
+        "--threads", "--dtype", "--eviction", "--prefetch", "--mover", "--trace", "--verify",
     },
 }  # fmt: skip
 POSITIONAL = {

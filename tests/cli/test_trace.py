@@ -71,6 +71,14 @@ def elsewhere(page: str) -> list[str]:
     return found
 
 
+def test_a_run_is_recorded(tmp_path: Path) -> None:
+    result = run("run", "locum-tiny", "The sea", "--max-tokens", "5", "--trace", "t", cwd=tmp_path)
+    assert result.stdout.strip()
+    assert Trace(tmp_path / "t").rows >= 6
+    result = run("run", "locum-tiny", "The sea", "--trace", "t", cwd=tmp_path, status=2)
+    assert "exists" in result.stderr
+
+
 def test_a_report_is_one_page(recorded: Path) -> None:
     result = run("report", "t", "-o", "r.html", cwd=recorded)
     assert "A cache of 8 of 32 experts per layer" in " ".join(result.stdout.split())
