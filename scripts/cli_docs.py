@@ -7,7 +7,7 @@ from pathlib import Path
 from cyclopts import App
 from cyclopts.argument import Argument
 
-from locum.cli.app import build
+from locum.cli.app import build, find, verbs
 
 TARGET = Path(__file__).parents[1] / "docs/cli.md"
 
@@ -36,14 +36,9 @@ A key that is no flag is an error. MODEL, PROMPT and FOLDER are always given on 
 """
 
 
-def verbs(app: App) -> list[str]:
-    """The names of the verbs, as they were registered."""
-    return [name for name in app if not name.startswith("-")]
-
-
 def arguments_of(app: App, verb: str) -> list[Argument]:
     """What a verb takes, in order."""
-    found = app[verb].assemble_argument_collection(
+    found = find(app, verb).assemble_argument_collection(
         default_parameter=app.default_parameter, parse_docstring=True
     )
     return [argument for argument in found if argument.parse and not argument.children]
@@ -51,10 +46,10 @@ def arguments_of(app: App, verb: str) -> list[Argument]:
 
 def section(app: App, verb: str) -> str:
     """The chapter about one verb: how to call it, what it does, and a table of what it takes."""
-    command = app[verb].default_command
+    command = find(app, verb).default_command
     assert command is not None
     text = (inspect.getdoc(command) or "").partition("\nParameters\n")[0].strip()
-    usage = (app[verb].usage or "").removeprefix("Usage: ")
+    usage = (find(app, verb).usage or "").removeprefix("Usage: ")
     rows = []
     for argument in arguments_of(app, verb):
         names = " ".join(f"`{name}`" for name in argument.names)

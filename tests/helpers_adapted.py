@@ -20,6 +20,9 @@ class Held:
     def __init__(self, weights: list[dict[str, Tensor]]) -> None:
         self.held, self.asked = weights, list[int]()
 
+    def chosen(self, layer: int, ids_TK: Tensor, weights_TK: Tensor) -> None:
+        pass
+
     def acquire(self, layer: int, counts: Mapping[int, int], x_TH: Tensor) -> Any:
         self.asked += counts
         return nullcontext([(expert, Slot(0, 4096)) for expert in reversed(list(counts))])

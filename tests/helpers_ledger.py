@@ -4,6 +4,9 @@ from collections.abc import Iterable, Sequence
 
 from locum.residency.keys import KeySpace
 
+SCORED = ("lru", "lfu", "lfu-aging", "belady")
+"""Policies that rank residents by a score, which the naive Ledger works out from the whole history."""
+
 
 class NaivePolicy:
     """Scores computed from the whole history of uses at every question."""

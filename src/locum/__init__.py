@@ -21,6 +21,7 @@ from locum.errors import (
     NumericsError,
     PolicyError,
     PromptError,
+    TraceError,
     UnsupportedError,
     UsageError,
 )
@@ -28,6 +29,7 @@ from locum.errors import (
 if TYPE_CHECKING:
     from locum.engine import load
     from locum.model import inspect
+    from locum.trace import Trace
 
 __version__ = "0.1.0.dev0"
 
@@ -41,6 +43,8 @@ __all__ = [
     "NumericsError",
     "PolicyError",
     "PromptError",
+    "Trace",
+    "TraceError",
     "UnsupportedError",
     "UsageError",
     "__version__",
@@ -49,7 +53,7 @@ __all__ = [
 ]
 
 # name -> the room that has it; what is listed here is loaded when first used
-_ROOMS = {"inspect": "locum.model", "load": "locum.engine"}
+_ROOMS = {"Trace": "locum.trace", "inspect": "locum.model", "load": "locum.engine"}
 
 
 def __getattr__(name: str) -> object:

@@ -10,7 +10,8 @@ LocumError
 ├── LoadError           an expert could not be read while running
 ├── NumericsError       NaN in weights or logits
 ├── PromptError         a prompt or chat that the model cannot take
-└── PolicyError         a policy broke its contract
+├── PolicyError         a policy broke its contract
+└── TraceError          a trace that cannot be read, or lacks what is asked of it
 """
 
 
@@ -85,3 +86,7 @@ class PromptError(LocumError):
 
 class PolicyError(LocumError):
     """A policy broke its contract."""
+
+
+class TraceError(LocumError):
+    """A trace that is damaged, contradicts itself, or lacks what is asked of it."""

@@ -31,6 +31,9 @@ class Order:
     def step(self, tokens: int) -> None:
         raise AssertionError("not part of a layer")
 
+    def chosen(self, layer: int, ids_TK: Tensor, weights_TK: Tensor) -> None:
+        pass
+
     def acquire(self, layer: int, counts: Mapping[int, int], x_TH: Tensor) -> Any:
         assert list(counts) == sorted(counts)
         keys = list(counts)

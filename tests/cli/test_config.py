@@ -8,7 +8,11 @@ import pytest
 from helpers_cli import run_session
 from locum.cli import main
 
-SHOW = "import dataclasses; output.result(dataclasses.asdict(options))"
+SHOW = """\
+import dataclasses, pathlib
+found = dataclasses.asdict(options).items()
+output.result({name: str(value) if isinstance(value, pathlib.Path) else value for name, value in found})
+"""
 
 
 def asked(cwd: Path, *flags: str, toml: str | None = None, **env: str) -> dict[str, object]:
@@ -44,7 +48,7 @@ def test_every_flag_of_run_can_be_set_in_the_environment(tmp_path: Path) -> None
         "min_p": ("0.05", 0.05), "repetition_penalty": ("1.1", 1.1), "seed": ("3", 3),
         "stop": ("END OF IT", ["END OF IT"]), "ignore_eos": ("1", True), "threads": ("2", 2),
         "dtype": ("fp32", "fp32"), "eviction": ("lfu", "lfu"), "prefetch": ("next-gate", "next-gate"),
-        "mover": ("pagecache", "pagecache"),
+        "mover": ("pagecache", "pagecache"), "trace": ("new", "new"),
         "verify": ("always", "always"),
     }  # fmt: skip
     options = asked(tmp_path, **{f"LOCUM_{name.upper()}": text for name, (text, _) in given.items()})
@@ -57,7 +61,7 @@ def test_the_defaults(tmp_path: Path) -> None:
     assert options.pop("stop") == []
     assert {name for name, value in options.items() if value is None} == {
         "model", "prompt", "expert_memory", "context", "max_tokens", "temperature", "top_p", "top_k", "min_p",
-        "repetition_penalty", "seed",
+        "repetition_penalty", "seed", "trace",
     }  # fmt: skip
     for name in ("memory", "threads", "dtype", "mover"):
         assert options[name] == "auto"

@@ -9,7 +9,7 @@ import pytest
 from cyclopts.argument import Argument
 
 from helpers_cli import environment
-from locum.cli.app import build
+from locum.cli.app import build, find, verbs
 from locum.cli.evaluate import EvalOptions
 from locum.cli.run import RunOptions
 from locum.policy import EVICTION, create
@@ -24,12 +24,25 @@ FROZEN = {
     | {"--against", "--data", "--domain", "--questions", "--window", "--memory", "--threads"},
     "pack": OUTPUT | {"--output", "-o", "--bits", "--backbone", "--group"},
     "synth": OUTPUT | {"--output", "-o", "--layers", "--locality", "--dtype", "--gguf", "--bits", "--seed"},
+    "trace": OUTPUT
+    | {
+        "--output", "-o", "--prompts", "--max-tokens", "--prompt-tokens", "--limit", "--predict",
+        "--no-scores", "--private", "--seed", "--memory", "--expert-memory", "--context", "--threads",
+    },
+    "trace import": OUTPUT
+    | {
+        "--output", "-o", "--from", "--name", "--moe-layers", "--layers", "--experts", "--top-k", "--private",
+    },
+    "trace synth": OUTPUT | {"--output", "-o", "--profile", "--tokens", "--seed"},
+    "report": OUTPUT | {"--output", "-o", "--metric", "--segments"},
+    "simulate": OUTPUT
+    | {"--eviction", "--prefetch", "--expert-memory", "--expert-size", "--disk", "--workers"},
     "run": OUTPUT
     | {
         "--memory", "--expert-memory", "--context",
         "--max-tokens", "--temperature", "--top-p", "--top-k", "--min-p", "--repetition-penalty",
         "--seed", "--stop", "--ignore-eos",
-        "--threads", "--dtype", "--eviction", "--prefetch", "--mover", "--verify",
+        "--threads", "--dtype", "--eviction", "--prefetch", "--mover", "--trace", "--verify",
     },
 }  # fmt: skip
 POSITIONAL = {
@@ -38,6 +51,11 @@ POSITIONAL = {
     "eval": ["model"],
     "pack": ["model"],
     "synth": ["shape"],
+    "trace": ["model"],
+    "trace import": ["source"],
+    "trace synth": [],
+    "report": ["trace"],
+    "simulate": ["trace"],
     "run": ["model", "prompt"],
 }
 
@@ -45,7 +63,7 @@ POSITIONAL = {
 def arguments_of(verb: str) -> list[Argument]:
     """What can be given to a verb, in order."""
     app = build()
-    collection = app[verb].assemble_argument_collection(
+    collection = find(app, verb).assemble_argument_collection(
         default_parameter=app.default_parameter, parse_docstring=True
     )
     return [a for a in collection if a.parse and not a.children]
@@ -57,7 +75,7 @@ def flags_of(verb: str) -> set[str]:
 
 
 def test_the_verbs() -> None:
-    assert {name for name in build() if not name.startswith("-")} == set(FROZEN)
+    assert set(verbs(build())) == set(FROZEN)
 
 
 @pytest.mark.parametrize("verb", FROZEN)

@@ -25,6 +25,7 @@ from locum.backbone.load import load_backbone, resident_bytes
 from locum.backbone.routers import find_routers
 from locum.engine.cache import GrowingLayer, request_cache
 from locum.engine.engine import load
+from locum.engine.recording import recording
 from locum.errors import UnsupportedError
 from locum.model.checkpoint import Checkpoint
 from locum.model.spec import MoESpec
@@ -34,6 +35,7 @@ from locum.residency.slots import PAGE
 from locum.store.layout import Layout
 from locum.synth.shapes import shape
 from locum.synth.writer import write_checkpoint
+from locum.trace import Trace
 
 DTYPES = ("float32", "bfloat16")
 SEES = {name: "vision_config" in tiny.config for name, tiny in FAMILIES.items()}
@@ -108,9 +110,14 @@ def test_the_engine_writes_what_transformers_writes(
     path = shutil.copytree(saved(family, "bfloat16"), tmp_path / "model")
     for file in tokenizer:
         shutil.copy(file, path)
-    with load(path, expert_memory="40%", threads=1, prefill_chunk=CHUNK) as engine:
+    with (
+        load(path, expert_memory="40%", threads=1, prefill_chunk=CHUNK) as engine,
+        recording(engine, tmp_path / "trace"),
+    ):
         got = engine.generate(PROMPT, max_tokens=STEPS, ignore_eos=True)
     assert list(got.tokens) == reference(family, path).tokens
+    trace = Trace(tmp_path / "trace")
+    assert sum(map(len, trace.batches(trace.meta.columns))) == len(PROMPT) + STEPS - 1
 
 
 @pytest.mark.parametrize(("dtype", "allowed"), [("float32", 4e-6), ("bfloat16", 2**-6)])

@@ -17,7 +17,7 @@ from helpers_models import FAMILIES
 from locum.engine.engine import expert_alignment
 
 DTYPES = ("float32", "bfloat16")
-EVICTIONS = ("lru", "lfu", "lfu-aging", "belady")
+EVICTIONS = ("lru", "lfu", "lfu-aging", "fifo", "arc", "belady")
 PREFETCHES = ("none", "next-gate")
 MOVERS = ("direct", "pagecache")
 WAVES = ("rank", "bypass")

@@ -12,7 +12,8 @@ from locum.native import library
 @pytest.fixture(autouse=True)
 def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("LOCUM_KERNELS", raising=False)
-    monkeypatch.setattr(library, "_open", library._open.__wrapped__)
+    for name in ("_open", "_library"):
+        monkeypatch.setattr(library, name, getattr(library, name).__wrapped__)
 
 
 def test_reference_is_a_choice(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ from locum import errors
 FROZEN = {
     "load", "inspect", "__version__",
     "LocumError", "UsageError", "ModelError", "NotMoEError", "UnsupportedError", "CheckpointError",
-    "BudgetError", "LoadError", "NumericsError", "PromptError", "PolicyError",
+    "BudgetError", "LoadError", "NumericsError", "PromptError", "PolicyError", "Trace", "TraceError",
 }  # fmt: skip
 
 

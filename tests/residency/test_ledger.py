@@ -8,10 +8,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from helpers_ledger import NaiveLedger
+from helpers_ledger import SCORED, NaiveLedger
 from helpers_residency import LAYERS, key_space
 from locum.errors import PolicyError, UsageError
-from locum.policy import EVICTION, create
+from locum.policy import create
 from locum.policy.lru import LRU
 from locum.residency.keys import GRAIN, KeySpace
 from locum.residency.ledger import Ledger
@@ -25,7 +25,7 @@ class LedgerMachine(RuleBasedStateMachine):
         capacities=st.tuples(st.integers(0, 60), st.integers(0, 30)),
         pool=st.integers(0, 12),
         wave=st.sampled_from(["rank", "bypass"]),
-        policy=st.sampled_from(sorted(EVICTION)),
+        policy=st.sampled_from(SCORED),
     )
     def make(
         self, sizes: tuple[int, ...], capacities: tuple[int, int], pool: int, wave: str, policy: str

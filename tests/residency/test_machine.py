@@ -7,8 +7,8 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
+from helpers_ledger import SCORED
 from helpers_residency import LAYERS, Rig
-from locum.policy import EVICTION
 
 
 class ResidencyMachine(RuleBasedStateMachine):
@@ -21,7 +21,7 @@ class ResidencyMachine(RuleBasedStateMachine):
         capacities=st.tuples(st.integers(0, 60), st.integers(0, 30)),
         speculation=st.sampled_from([0, 5, 12]),
         wave=st.sampled_from(["rank", "bypass"]),
-        policy=st.sampled_from(sorted(EVICTION)),
+        policy=st.sampled_from(SCORED),
         failures=st.sampled_from([0.0, 0.1, 0.6]),
         delays=st.sampled_from([0.0, 0.3]),
         channels=st.integers(1, 3),
@@ -96,7 +96,7 @@ def play(seed: int, events: int, *, threads: bool = False) -> Rig:
         sizes=rng.choice([(3,), (4,), (3, 5), (2, 9)]),
         speculation=rng.choice([0, 6, 12]),
         wave=rng.choice(["rank", "bypass"]),
-        policy=rng.choice(sorted(EVICTION)),
+        policy=rng.choice(SCORED),
         failures=rng.choice([0.0, 0.1, 0.5]),
         delays=rng.choice([0.0, 0.2]),
         jitter=rng.choice([0.0, 5.0]),

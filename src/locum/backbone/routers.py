@@ -7,7 +7,9 @@ decorated family, so one call serves them all. An adapter whose router returns s
 
 import inspect
 import re
+import sys
 from collections.abc import Iterator
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -59,3 +61,25 @@ def predict(router: nn.Module, x_TH: Tensor) -> tuple[Tensor, Tensor]:
     choice = router.__dict__.get("locum_choice")
     weights_TK, ids_TK = found[1:3] if choice is None else choice(found)
     return weights_TK, ids_TK
+
+
+@torch.no_grad()
+def router_scores(router: nn.Module, logits_TE: Tensor) -> tuple[Tensor, Tensor]:
+    """(probabilities, selection scores), float32 [T, E], from the first thing that `router` returns.
+
+    The probabilities are softmax or sigmoid as the router's code has it; the selection scores have the
+    router's correction bias on top, where there is one. Groups that are chosen first are not seen in either.
+    """
+    logits = logits_TE.float()
+    if bool((logits >= 0).all()) and torch.allclose(logits.sum(1), torch.ones(()), atol=1e-2):
+        return logits, logits  # some routers give probabilities
+    probabilities = (
+        logits.sigmoid() if _is_sigmoid(type(router).__module__, type(router).__name__) else logits.softmax(1)
+    )
+    bias = getattr(router, "e_score_correction_bias", None)
+    return probabilities, probabilities if bias is None else probabilities + bias.float()
+
+
+@cache
+def _is_sigmoid(module: str, name: str) -> bool:
+    return "sigmoid" in inspect.getsource(getattr(sys.modules[module], name))

@@ -26,8 +26,16 @@ class Lessor(Protocol):
     life.
     """
 
-    def step(self, tokens: int) -> None:
-        """A forward pass over `tokens` tokens begins."""
+    def step(self, inputs: Tensor, given: Mapping[str, Any]) -> None:
+        """A forward pass over `inputs` [B, T], token ids or what stands for them, begins. `given` is what the
+        model was called with.
+        """
+
+    def stepped(self) -> None:
+        """The forward pass is over."""
+
+    def chosen(self, layer: int, ids_TK: Tensor, weights_TK: Tensor) -> None:
+        """MoE layer number `layer` will use these experts with these weights."""
 
     def acquire(self, layer: int, counts: Mapping[int, int], x_TH: Tensor) -> Any:
         """A lease on the experts of MoE layer number `layer`; `counts` gives tokens per expert, ascending
@@ -121,6 +129,7 @@ def run_layer(  # noqa: PLR0917 - what transformers hands over, in its order
 ) -> Tensor:
     """The routed experts' output [T, H] of one MoE layer, hits first, the rest as they land."""
     routing, way = Routing(ids_TK, module.locum_experts), way_of(module)
+    lessor.chosen(layer, ids_TK, weights_TK)
     out_TKH = routing.outputs(x_TH, sum_dtype(module, x_TH, weights_TK))
     with lessor.acquire(layer, routing.counts, x_TH) as lease:
         for key, slot in lease:
@@ -172,12 +181,16 @@ def attach(
         inputs = kwargs.get("input_ids", args[0] if args else None)
         if inputs is None:
             inputs = kwargs["inputs_embeds"][..., 0]
-        lessor.step(inputs.numel())
+        lessor.step(inputs, kwargs)
 
-    hook = model.register_forward_pre_hook(begin, with_kwargs=True)
+    hooks = [
+        model.register_forward_pre_hook(begin, with_kwargs=True),
+        model.register_forward_hook(lambda *_: lessor.stepped()),
+    ]
 
     def detach() -> None:
-        hook.remove()
+        for hook in hooks:
+            hook.remove()
         for module in modules:
             module.locum_lessor = None
 

@@ -16,8 +16,11 @@ from locum.cli.failures import STOPPED, report
 from locum.cli.inspect import inspect
 from locum.cli.output import OutputOptions
 from locum.cli.pack import pack
+from locum.cli.report import report as report_
 from locum.cli.run import run
+from locum.cli.simulate import simulate
 from locum.cli.synth import synth
+from locum.cli.trace import build as build_trace
 
 _HELP = """Run Mixture-of-Experts language models in far less memory than they need, bit for bit.
 
@@ -40,11 +43,30 @@ def build() -> App:
     )
     app.command(inspect, usage="Usage: locum inspect MODEL [OPTIONS]")
     app.command(run, usage="Usage: locum run [MODEL] [PROMPT] [OPTIONS]")
+    app.command(build_trace())
+    app.command(report_, name="report", usage="Usage: locum report TRACE [-o FILE] [OPTIONS]")
+    app.command(simulate, usage="Usage: locum simulate TRACE [OPTIONS]")
     app.command(evaluate, name="eval", usage="Usage: locum eval [MODEL] [OPTIONS]")
     app.command(pack, usage="Usage: locum pack MODEL -o DIR [OPTIONS]")
     app.command(synth, usage="Usage: locum synth SHAPE -o DIR [OPTIONS]")
     app.command(doctor, usage="Usage: locum doctor [FOLDER] [OPTIONS]")
     app.config = (config.from_environment, partial(config.from_file, app))
+    return app
+
+
+def verbs(app: App) -> list[str]:
+    """Every verb as it is typed, in the order of the help: `trace`, then `trace import`, and so on."""
+    found = []
+    for name in app:
+        if not name.startswith("-"):
+            found += [name, *(f"{name} {below}" for below in verbs(app[name]))]
+    return found
+
+
+def find(app: App, verb: str) -> App:
+    """What stands behind a verb of `verbs`."""
+    for name in verb.split():
+        app = app[name]
     return app
 
 

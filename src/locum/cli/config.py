@@ -38,10 +38,12 @@ def from_file(root: App, app: App, commands: tuple[str, ...], arguments: Argumen
         document = tomllib.loads(FILE.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UsageError("the settings cannot be read", where=FILE, got=error) from error
-    verb = commands[0]
-    flags = {name: _names(root, name) for name in root if not name.startswith("-")}
-    for settings in _settings(document, flags, verb):
-        Dict(settings, source=str(FILE), use_commands_as_keys=False)(app, commands, _flags(arguments))
+    flags = {name: _names(root, root[name]) for name in root if not name.startswith("-")}
+    mine = _long(arguments)
+    for settings in _settings(document, flags, commands[0]):
+        # a verb's table may hold flags that only another of its commands has
+        taken = {key: value for key, value in settings.items() if _flag(key) in mine}
+        Dict(taken, source=str(FILE), use_commands_as_keys=False)(app, commands, _flags(arguments))
 
 
 def _settings(document: dict[str, Any], flags: dict[str, set[str]], verb: str) -> list[dict[str, Any]]:
@@ -67,9 +69,14 @@ def _flag(key: str) -> str:
     return key.replace("_", "-")
 
 
-def _names(root: App, verb: str) -> set[str]:
-    """The long names of a verb's flags, without dashes."""
-    arguments = root[verb].assemble_argument_collection(default_parameter=root.default_parameter)
+def _names(root: App, verb: App) -> set[str]:
+    """The long names of a verb's flags, without dashes, those of its commands included."""
+    found = _long(verb.assemble_argument_collection(default_parameter=root.default_parameter))
+    return found.union(*(_names(root, verb[name]) for name in verb if not name.startswith("-")))
+
+
+def _long(arguments: ArgumentCollection) -> set[str]:
+    """The long names of flags, without dashes."""
     return {name[2:] for argument in _flags(arguments) for name in argument.names if name.startswith("--")}
 
 

@@ -2,12 +2,14 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
 from locum.cli.flags import MEMORY, RUNNING, SAMPLING, Share, Size, number, whole
 from locum.cli.output import DEFAULT, Output, OutputOptions
+from locum.files import require_new
 from locum.policy import EVICTION
 from locum.policy.prefetch import PREFETCH
 
@@ -93,6 +95,9 @@ class RunOptions:
     mover: Annotated[Literal["auto", "direct", "pagecache"], Parameter(group=RUNNING)] = "auto"
     """How experts are read: by direct I/O, or through the page cache. `auto` is direct I/O where it works."""
 
+    trace: Annotated[Path | None, Parameter(group=RUNNING, metavar="DIR")] = None
+    """Record what the routers do into this folder, which must not exist; `locum report` shows it."""
+
     verify: Annotated[Literal["first", "always", "never"], Parameter(group=RUNNING)] = "first"
     """When an expert of a packed folder is compared with its checksum: the first time it is read, every time,
     or not at all. The rest of the model is read once, and compared unless `never`. Other checkpoints have no
@@ -122,6 +127,8 @@ def run(
 
         # a wrong name should not have to wait for torch
         folder = None if model is None else str(resolve(model))
+        if options.trace is not None:
+            require_new(options.trace)
         from locum.engine import session
 
         # Any, because to mypy a frozen class is no `Options`; a test compares the fields

@@ -10,7 +10,7 @@ class ExpertCounts:
 
     `hits`, `staged` and `misses` as the Ledger counts them; `late` are hits or staged experts that had not
     landed; `bytes_read` from disk; `bytes_copied` to align what was read; `stall` seconds spent waiting for
-    reads.
+    reads; `evicted` experts left the cache.
     """
 
     hits: int = 0
@@ -20,6 +20,7 @@ class ExpertCounts:
     bytes_read: int = 0
     bytes_copied: int = 0
     stall: float = 0.0
+    evicted: int = 0
 
     def __sub__(self, other: "ExpertCounts") -> "ExpertCounts":
         mine, theirs = asdict(self), asdict(other)

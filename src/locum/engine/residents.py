@@ -7,35 +7,35 @@ Axes: T tokens, H hidden, K chosen.
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Any, cast
 
-import torch
+import numpy as np
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from locum.backbone.routers import find_routers, predict
 from locum.engine.account import ExpertCounts
-from locum.errors import BudgetError, UsageError
+from locum.engine.recorder import Foreseen, Recorder
+from locum.errors import UsageError
 from locum.kernels.stored import StoredExpert, StoredParameter
 from locum.policy import create as create_eviction
 from locum.policy.future import Future
-from locum.policy.prefetch import Prediction, Prefetcher
-from locum.policy.prefetch import create as create_prefetch
+from locum.policy.prefetch import Prefetcher, confidence
+from locum.policy.prefetch import create_for as create_prefetch
+from locum.residency.driver import Driver
 from locum.residency.keys import KeyRange, KeySpace
 from locum.residency.lease import Lease
 from locum.residency.ledger import Ledger, Wave
 from locum.residency.mover.base import Slot
 from locum.residency.residency import Log, Residency
-from locum.residency.slots import PAGE, ArenaSlots, minimum_bytes, usable_bytes
+from locum.residency.slots import ArenaSlots
+from locum.residency.split import split_arena
 from locum.store.arena import Arena
 from locum.store.checks import Verify
 from locum.store.direct import DirectMover
 from locum.store.index import ALIGN, ExpertIndex
 from locum.store.layout import READERS, Layout
 from locum.store.movers import Kind, open_mover
-
-SPECULATION_SHARE = 4
-"""Speculation gets at most one part in this many of the arena."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,36 +75,6 @@ def key_space(index: ExpertIndex, layout: Layout) -> KeySpace:
             for number, layer in enumerate(index.layers)
         ]
     )
-
-
-@dataclass(frozen=True, slots=True)
-class ArenaSplit:
-    """The arena's bytes: `cache` for the Ledger, `speculation`, and one slot through which anything can
-    stream.
-    """
-
-    budget: int
-    cache: int
-    speculation: int
-
-
-def split_arena(keys: KeySpace, arena_bytes: int, wanted_slots: int) -> ArenaSplit:
-    """Divide an arena of `arena_bytes`; `wanted_slots` is how many experts the prefetcher would like to hold.
-
-    Raises `BudgetError` when not even one expert fits.
-    """
-    budget = -(-arena_bytes // PAGE) * PAGE
-    least = minimum_bytes(keys.largest, keys.classes)
-    slots = min(usable_bytes(budget, keys.classes), arena_bytes)
-    if slots < keys.largest:
-        raise BudgetError(
-            "the expert memory is too small for one expert",
-            minimum=least,
-            allowed=f"{least} bytes",
-            got=arena_bytes,
-        )
-    speculation = min(wanted_slots, slots // keys.largest // SPECULATION_SHARE) * keys.largest
-    return ArenaSplit(budget, slots - keys.largest - speculation, speculation)
 
 
 class Residents:
@@ -151,37 +121,46 @@ class Residents:
             self.arena.close()
             raise
         self.residency = Residency(ledger, self.mover, places, log=options.log)
+        self.driver = Driver(self.residency, self._prefetcher, options.future)
+        self.recorder: Recorder | None = None
         self.layout = layout
         self._views: dict[int, tuple[int, dict[str, Tensor]]] = {}
         self._plans = [[StoredParameter(view) for view in layer.tensors] for layer in index.layers]
         self._steps = 0
         self._last: dict[int, list[int]] = {}
-        self._request: int | None = None
+        self._request = 0
         self._closed = False
 
     # what the backbone calls
 
-    def step(self, tokens: int) -> None:
-        """A forward pass over `tokens` tokens begins."""
-        self.residency.step(self._steps, 1 if tokens == 1 else 0, tokens)
-        self._steps += 1
+    def step(self, inputs: Tensor, given: Mapping[str, Any]) -> None:
+        """A forward pass over `inputs`, [B, T], begins. `given` is what the model was called with."""
+        number, self._steps = self._steps, self._steps + 1
+        phase = 1 if inputs.numel() == 1 else 0
+        if self.recorder is not None:
+            self.recorder.begin(number, phase, self._request, inputs, given)
+        self.driver.step(number, phase, inputs.numel())
+
+    def stepped(self) -> None:
+        """The forward pass is over."""
+        if self.recorder is not None:
+            self.recorder.end()
+
+    def chosen(self, layer: int, ids_TK: Tensor, weights_TK: Tensor) -> None:
+        """MoE layer number `layer` will use these experts with these weights."""
+        if self.recorder is not None:
+            self.recorder.chosen(layer, ids_TK, weights_TK)
 
     def acquire(self, layer: int, counts: Mapping[int, int], x_TH: Tensor) -> Lease:
         """A lease on the experts of MoE layer number `layer`, and reads ahead for the layers that follow."""
         first = layer * self._stride
-        keys = self._last[layer] = [first + expert for expert in counts]
-        tick = (self._steps - 1) * self.residency.keys.layers + layer
-        info: dict[str, object] = {"counts": list(counts.values())}
-        if self.options.future is not None:
-            info["next"] = self.options.future.next_uses(tick, keys)
-        predictions = self._predict(layer, tick, x_TH) if self._prefetcher.distance else []
-        for prediction in predictions:
-            ahead = prediction.due - tick
-            self.residency.forecast(0, layer + ahead, prediction.ids, prediction.confidence)
-        lease = self.residency.acquire(layer, keys, info)
-        if predictions:
-            self.residency.want(self._prefetcher.wants(predictions))
-        return lease
+        self._last[layer] = [first + expert for expert in counts]
+        distance = self._prefetcher.distance
+        recorded = 0 if self.recorder is None else self.recorder.distance
+        foreseen = self._foresee(layer, x_TH, max(distance, recorded)) if distance or recorded else []
+        if self.recorder is not None and recorded:
+            self.recorder.foreseen(layer, foreseen)
+        return self.driver.acquire(layer, counts, [confidence(*ahead) for ahead in foreseen[:distance]])
 
     def weights(self, key: int, slot: Slot) -> Mapping[str, Tensor]:
         """The tensors of the expert in `slot`: views of the arena, or made anew whenever asked for."""
@@ -216,7 +195,8 @@ class Residents:
 
     def request(self, number: int, begin: bool) -> None:
         """A request begins or ends."""
-        self.residency.request(number, begin)
+        self._request = number
+        self.driver.request(number, begin)
 
     def counts(self) -> ExpertCounts:
         """The running account since the start."""
@@ -229,6 +209,7 @@ class Residents:
             bytes_read=read.bytes_read,
             bytes_copied=read.bytes_copied,
             stall=physical.stall_s,
+            evicted=stats.evicted,
         )
 
     def find_nan(self) -> str | None:
@@ -255,31 +236,18 @@ class Residents:
         self._views.clear()
         self.arena.close()
 
-    def _predict(self, layer: int, tick: int, x_TH: Tensor) -> list[Prediction]:
-        predictions = []
-        for ahead in range(1, self._prefetcher.distance + 1):
-            if layer + ahead >= len(self._routers):
-                break
-            router = self._routers[layer + ahead]
+    def _foresee(self, layer: int, x_TH: Tensor, distance: int) -> list[Foreseen]:
+        """What the routers of the next layers make of this layer's input, nearest first."""
+        found = []
+        for ahead in range(layer + 1, min(layer + 1 + distance, len(self._routers))):
+            router = self._routers[ahead]
             assert router is not None
-            scores = _scores(*predict(router, x_TH), len(self.index.layers[layer + ahead].experts))
-            first = self.index.key_of(layer + ahead, 0)
-            # rounded to the trace's float16, so that a replay of the trace decides alike
-            sure = torch.tensor(list(scores.values())).half().tolist()
-            predictions.append(Prediction(tick + ahead, [first + expert for expert in scores], sure))
-        return predictions
-
-
-def _scores(weights_TK: Tensor, ids_TK: Tensor, experts: int) -> dict[int, float]:
-    """The sum of each chosen expert's weights, in ascending id; ids from `experts` on are none."""
-    if len(ids_TK) == 1:  # each expert once
-        pairs = zip(ids_TK[0].tolist(), weights_TK[0].tolist(), strict=True)
-        return {expert: weight for expert, weight in sorted(pairs) if expert < experts and weight}
-    score_E = torch.zeros(experts + 1).index_add_(
-        0, ids_TK.reshape(-1).clamp(max=experts), weights_TK.reshape(-1).float()
-    )[:experts]
-    chosen = score_E.nonzero()[:, 0]
-    return dict(zip(chosen.tolist(), score_E[chosen].tolist(), strict=True))
+            weights_TK, ids_TK = predict(router, x_TH)
+            weights, ids = weights_TK.float().numpy(), ids_TK.numpy()
+            nobody = (ids >= len(self.index.layers[ahead].experts)) | (weights == 0)
+            # rounded to the trace's types, so that a replay of the trace decides alike
+            found.append((np.where(nobody, -1, ids).astype(np.int16), weights.astype(np.float16)))
+        return found
 
 
 def _prefetcher(options: ResidentsOptions, routers: Sequence[nn.Module | None], top_k: int) -> Prefetcher:
@@ -287,9 +255,7 @@ def _prefetcher(options: ResidentsOptions, routers: Sequence[nn.Module | None], 
     mute = any(router is None for router in routers)
     if name == "auto":
         name = "none" if mute else "next-gate"
-    if name == "next-gate":
-        params.setdefault("window", top_k)
-    prefetcher = create_prefetch(name, **params)
+    prefetcher = create_prefetch(name, top_k, **params)
     if prefetcher.distance and mute:
         raise UsageError(
             f"prefetch {name} cannot ask this model's routers ahead of time",

@@ -4,7 +4,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from locum.engine.engine import Engine, load
 from locum.engine.generation import Generation
 from locum.engine.outcome import Outcome, measured_ceiling
+from locum.engine.recording import recording
 from locum.errors import LocumError
 from locum.machine.profile import MachineProfile, load_cached, measure
 from locum.model.hub import resolve
@@ -55,6 +56,7 @@ class Options(Protocol):
     eviction: str
     prefetch: str
     mover: str
+    trace: Path | None
     verify: str
     max_tokens: int | None
     temperature: float | None
@@ -95,7 +97,8 @@ def run(options: Options, screen: Screen) -> None:
             mover=options.mover,
             verify=options.verify,
         )
-    with engine, _interruptible(engine):
+    # the trace is closed before the engine, whatever ends the session
+    with engine, _recorded(engine, options.trace), _interruptible(engine):
         introduce(engine, profile, screen)
         session = _Session(engine, profile, screen, choices(options))
         prompt = options.prompt
@@ -206,6 +209,10 @@ def _read_line() -> str | None:
         return input("> ")
     except EOFError:
         return None
+
+
+def _recorded(engine: Engine, folder: Path | None) -> AbstractContextManager[object]:
+    return nullcontext() if folder is None else recording(engine, folder)
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from typing import Any
 from locum.errors import UsageError
 
 CHOICES = ("auto", "reference")
+_REFERENCE = "LOCUM_KERNELS=reference"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,18 +34,34 @@ def load() -> Native:
     choice = os.environ.get("LOCUM_KERNELS", "auto")
     if choice not in CHOICES:
         raise UsageError("no such kernels", where="LOCUM_KERNELS", allowed=" or ".join(CHOICES), got=choice)
-    return Native("LOCUM_KERNELS=reference") if choice == "reference" else _open()
+    return Native(_REFERENCE) if choice == "reference" else _open()
+
+
+def function(name: str) -> Any:
+    """A function of the library that any processor runs, or None where there is no library to be used."""
+    library = _library()
+    if isinstance(library, str) or load().missing == _REFERENCE:
+        return None
+    return getattr(library, name, None)  # a library built from older sources may lack it
+
+
+@functools.cache
+def _library() -> ctypes.CDLL | str:
+    """The library, or why there is none."""
+    place = importlib.resources.files("locum.native") / "lib" / "libnative.so"
+    if not place.is_file():
+        return "the package was built without a C++ compiler"
+    try:
+        return ctypes.CDLL(str(place))
+    except OSError as error:
+        return f"the native library cannot be loaded: {error}"
 
 
 @functools.cache
 def _open() -> Native:
-    place = importlib.resources.files("locum.native") / "lib" / "libnative.so"
-    if not place.is_file():
-        return Native("the package was built without a C++ compiler")
-    try:
-        library = ctypes.CDLL(str(place))
-    except OSError as error:
-        return Native(f"the native library cannot be loaded: {error}")
+    library = _library()
+    if isinstance(library, str):
+        return Native(library)
     if not library.locum_has_bf16():
         return Native("this processor has no AVX-512 BF16")
     linear = library.locum_linear_bf16

@@ -17,6 +17,8 @@ EVICTION = {
     "lru": "locum.policy.lru:LRU",
     "lfu": "locum.policy.lfu:LFU",
     "lfu-aging": "locum.policy.lfu:AgingLFU",
+    "fifo": "locum.policy.fifo:FIFO",
+    "arc": "locum.policy.arc:ARC",
     "belady": "locum.policy.belady:Belady",
 }
 """Eviction policies by name, as `module:Class`."""

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from locum.policy.prefetch.base import Prediction, Prefetcher, Want
+from locum.policy.prefetch.base import Prediction, Prefetcher, Want, confidence
 from locum.policy.registry import check_parameters, find
 
 PREFETCH = {
@@ -11,7 +11,7 @@ PREFETCH = {
 }
 """Prefetch policies by name, as `module:Class`."""
 
-__all__ = ["PREFETCH", "Prediction", "Prefetcher", "Want", "create"]
+__all__ = ["PREFETCH", "Prediction", "Prefetcher", "Want", "confidence", "create", "create_for"]
 
 
 def create(name: str, **params: Any) -> Prefetcher:
@@ -20,3 +20,10 @@ def create(name: str, **params: Any) -> Prefetcher:
     check_parameters("prefetch", name, method, params)
     prefetcher: Prefetcher = method(**params)
     return prefetcher
+
+
+def create_for(name: str, top_k: int, **params: Any) -> Prefetcher:
+    """`create` for a model that chooses `top_k` experts: next-gate wants as many unless told otherwise."""
+    if name == "next-gate":
+        params.setdefault("window", top_k)
+    return create(name, **params)

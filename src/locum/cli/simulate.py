@@ -1,0 +1,166 @@
+"""`locum simulate`: what the engine would do with a trace, by policy and memory."""
+
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Group, Parameter
+
+from locum.cli.flags import number
+from locum.cli.output import DEFAULT, Output, OutputOptions, table
+from locum.errors import UsageError
+from locum.policy import EVICTION
+from locum.policy.prefetch import PREFETCH
+from locum.units import format_bytes, parse_bytes, parse_share
+
+if TYPE_CHECKING:
+    from locum.simulate import Setting, Simulated
+    from locum.trace import Trace
+
+_WHAT = Group("What is tried", sort_key=5)
+_MACHINE = Group("The machine", sort_key=10)
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SimulateOptions:
+    """What `locum simulate` was asked to do; fields are named as the flags. Lists are written `a,b`."""
+
+    eviction: Annotated[str, Parameter(group=_WHAT, metavar="NAME,...")] = "lru,lfu"
+    """Eviction policies. Belady's choice, which no other can beat without prefetching, is always beside
+    them."""
+
+    prefetch: Annotated[str, Parameter(group=_WHAT, metavar="NAME,...")] = "none"
+    """Prefetch policies. `next-gate` needs a trace with predictions, which `locum trace` makes."""
+
+    expert_memory: Annotated[str, Parameter(group=_WHAT, metavar="SIZE,...")] = "10%,25%,50%,75%"
+    """Expert arenas, as sizes or as shares of all routed experts."""
+
+    expert_size: Annotated[str | None, Parameter(group=_MACHINE, metavar="SIZE")] = None
+    """Bytes of one expert, for an imported trace, which does not know it."""
+
+    disk: Annotated[str | None, Parameter(group=_MACHINE, metavar="SIZE/S")] = None
+    """Rate at which experts are read, such as 2GiB (a second). Left out, this machine's own, where the trace
+    lies; it is measured if it never was."""
+
+    workers: Annotated[int | None, number(_MACHINE, "N", gte=1)] = None
+    """Processes that simulate; left out, one per core."""
+
+
+def simulate(
+    trace: Path, /, *, options: SimulateOptions = SimulateOptions(), output_options: OutputOptions = DEFAULT
+) -> None:
+    """Replay a trace through the engine's own decisions, with a clock instead of a disk.
+
+    Hits, misses and evictions are exactly what the engine would do, from an empty cache. Times are as good as
+    the recorded ones: computing takes as long as it took, reading as long as the disk's rate says.
+
+    Parameters
+    ----------
+    trace
+        A trace: the folder, or a file that was exported from one.
+    """
+    with Output(output_options) as output:
+        from locum.simulate.sweep import sized, sweep
+        from locum.trace import Trace
+
+        found = Trace(trace)
+        size = None if options.expert_size is None else parse_bytes(options.expert_size)
+        if size is not None:
+            found.meta = sized(found.meta, size)
+        settings = _settings(options, found)
+        device = _device(options, found, output)
+        with output.counting("simulating", len(settings)) as heard:
+            results = sweep(
+                trace, settings, device, expert_bytes=size, workers=options.workers, progress=heard
+            )
+        rows = _rows(results)
+        output.result(
+            {
+                "trace": str(found.path), "digest": found.digest, "tokens": found.rows,
+                "disk_bytes_s": device.bytes_per_second, "rows": rows,
+            }
+        )  # fmt: skip
+        output.show(table(*_columns(rows), title=f"{found.rows:,} tokens of {found.meta.model or 'a model'}"))
+
+
+def _settings(options: SimulateOptions, trace: "Trace") -> "list[Setting]":
+    from locum.simulate import Setting
+    from locum.simulate.replay import key_space
+    from locum.simulate.sweep import routed_bytes
+
+    key_space(trace.meta)  # says what is missing
+    whole = routed_bytes(trace.meta)
+    evictions = _list("--eviction", options.eviction, EVICTION)
+    prefetches = _list("--prefetch", options.prefetch, PREFETCH)
+    arenas = [parse_share(text, whole) for text in options.expert_memory.split(",")]
+    asked = [*(e for e in evictions if e != "belady"), "belady"]
+    return [
+        Setting(arena_bytes=arena, eviction=eviction, prefetch=prefetch)
+        for arena, prefetch, eviction in product(arenas, prefetches, asked)
+    ]
+
+
+def _list(flag: str, text: str, known: Any) -> list[str]:
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if unknown := [name for name in names if name not in known]:
+        raise UsageError("no such policy", where=flag, allowed=", ".join(known), got=", ".join(unknown))
+    return names
+
+
+def _device(options: SimulateOptions, trace: "Trace", output: Output) -> Any:
+    from locum.simulate import Device
+
+    if options.disk is not None:
+        return Device(parse_bytes(options.disk.removesuffix("/s")))
+    from locum.machine.profile import load_cached, measure
+
+    profile = load_cached(trace.path)
+    if profile is None:
+        with output.working("measuring this machine's disk (once)"):
+            profile = measure(trace.path)
+    return Device(profile.disk_read_bytes_s, channels=profile.disk_threads)
+
+
+def _rows(results: "list[Simulated]") -> list[dict[str, Any]]:
+    best = {
+        (r.setting.arena_bytes, r.setting.prefetch): r.decode.hit_rate
+        for r in results if r.setting.eviction == "belady"
+    }  # fmt: skip
+    return [
+        {
+            "eviction": r.setting.eviction,
+            "prefetch": r.setting.prefetch,
+            "budget": r.setting.arena_bytes,
+            "hit_rate": r.decode.hit_rate,
+            "belady_hit_rate": best[r.setting.arena_bytes, r.setting.prefetch],
+            "decode_tok_s": r.decode.tok_s,
+            "stall_s": r.decode.stall_s,
+            "bytes": r.decode.bytes_read,
+            "hits": r.decode.hits,
+            "staged": r.decode.staged,
+            "misses": r.decode.misses,
+            "late": r.decode.late,
+            "evicted": r.decode.evicted,
+            "prefill_s": r.prefill.seconds,
+            "prefill_bytes": r.prefill.bytes_read,
+        }
+        for r in results
+    ]
+
+
+def _columns(rows: list[dict[str, Any]]) -> tuple[list[list[str]], list[str]]:
+    heads = ["memory", "eviction", "prefetch", "hits", "of Belady's", "tokens/s", "read per expert asked for"]
+    tokens = [row["hits"] + row["staged"] + row["misses"] for row in rows]
+    lines = []
+    for row, requests in zip(rows, tokens, strict=True):
+        rate, best = row["hit_rate"], row["belady_hit_rate"]
+        lines.append([
+            format_bytes(row["budget"]), row["eviction"], row["prefetch"],
+            "none" if rate is None else f"{rate:.1%}",
+            f"{rate / best:.0%}" if rate is not None and best else "",
+            "" if row["decode_tok_s"] is None else f"{row['decode_tok_s']:.2f}",
+            format_bytes(row["bytes"] / requests) if requests else "",
+        ])  # fmt: skip
+    return lines, heads

@@ -1,0 +1,204 @@
+"""Record a trace of what a model's routers do while it runs.
+
+Everything is kept as the model made it until the step ends, and brought into the trace's form at once: per
+layer a recording costs a few references.
+
+Axes: T tokens of a step, L MoE layers, K chosen, E experts, D distances, P predicted, S best scores.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from locum.backbone.routers import router_scores
+from locum.engine.account import ExpertCounts
+from locum.trace import Rows, StepRow, TraceMeta, TraceWriter
+
+Foreseen = tuple[NDArray[np.int16], NDArray[np.float16]]
+"""What one router chose ahead of its time: ids and scores [T, P], -1 for nobody."""
+
+
+@dataclass
+class _Step:
+    """One forward step under way."""
+
+    number: int
+    phase: int
+    requests: NDArray[np.int32]
+    positions: NDArray[np.int32]
+    tokens: NDArray[np.int32]
+    before: ExpertCounts
+    began: float
+    chosen: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    foreseen: dict[int, Sequence[Foreseen]] = field(default_factory=dict)
+    scores: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+
+
+class Recorder:
+    """Hears a model's steps and writes rows. `counts` gives the running account of experts.
+
+    `domain` labels the rows that follow. A step that fails half-way leaves no row.
+    """
+
+    def __init__(self, writer: TraceWriter, counts: Callable[[], ExpertCounts]) -> None:
+        self._writer, self._counts = writer, counts
+        self.meta: TraceMeta = writer.meta
+        self.domain: str | None = None
+        self._step: _Step | None = None
+
+    @property
+    def distance(self) -> int:
+        """How many layers ahead the routers are to be asked."""
+        return self.meta.distances
+
+    def listen(self, routers: Sequence[nn.Module | None]) -> Callable[[], None]:
+        """Hear the scores of `routers`, one per MoE layer. Returns the function that stops it."""
+        if not self.meta.scored:
+            return lambda: None
+        hooks = [
+            router.register_forward_hook(self._hearing(layer))
+            for layer, router in enumerate(routers)
+            if router is not None
+        ]
+
+        def stop() -> None:
+            for hook in hooks:
+                hook.remove()
+
+        return stop
+
+    def _hearing(self, layer: int) -> Callable[..., None]:
+        def hear(router: nn.Module, inputs: Any, output: Any) -> None:
+            if self._step is not None:
+                self._step.scores[layer] = router_scores(router, output[0])
+
+        return hear
+
+    def begin(self, number: int, phase: int, request: int, inputs: Tensor, given: Mapping[str, Any]) -> None:
+        """A step begins: over `inputs` [B, T] of `request`; `given` is what the model was called with."""
+        rows, length = inputs.shape[:2]
+        tokens = inputs.reshape(-1).numpy() if "input_ids" in given else np.full(inputs.numel(), -1)
+        positions = given.get("position_ids")
+        position_BT = np.arange(length)[None] if positions is None else positions.reshape(-1, length).numpy()
+        self._step = _Step(
+            number, phase, np.repeat(np.arange(request, request + rows, dtype=np.int32), length),
+            np.broadcast_to(position_BT[:rows], (rows, length)).reshape(-1).astype(np.int32),
+            tokens.astype(np.int32), self._counts(), time.perf_counter(),
+        )  # fmt: skip
+
+    def chosen(self, layer: int, ids_TK: Tensor, weights_TK: Tensor) -> None:
+        """What a layer really uses; ids from the number of experts on mean nobody."""
+        if self._step is not None:
+            self._step.chosen[layer] = ids_TK, weights_TK
+
+    def foreseen(self, layer: int, ahead: Sequence[Foreseen]) -> None:
+        """What the routers of the next layers say to the present layer's input."""
+        if self._step is not None:
+            self._step.foreseen[layer] = ahead
+
+    def end(self) -> None:
+        """The step is over: its rows go to the trace."""
+        step, self._step = self._step, None
+        if step is None or len(step.chosen) < len(self.meta.experts):
+            return
+        wall, spent = time.perf_counter() - step.began, self._counts() - step.before
+        self._writer.add(self._rows(step))
+        self._writer.step(
+            StepRow(
+                step=step.number,
+                phase=step.phase,
+                tokens=len(step.tokens),
+                wall_s=wall,
+                compute_s=max(0.0, wall - spent.stall),
+                stall_s=spent.stall,
+                bytes_read=spent.bytes_read,
+                hits=spent.hits,
+                staged=spent.staged,
+                misses=spent.misses,
+                late=spent.late,
+                evicted=spent.evicted,
+            )
+        )
+
+    def _rows(self, step: _Step) -> Rows:
+        tokens, sizes = len(step.tokens), self.meta.sizes
+        experts_TLK = np.full((tokens, sizes["L"], sizes["K"]), -1, np.int16)
+        weights_TLK = np.full(experts_TLK.shape, np.nan, np.float16)
+        for layer, (ids_TK, given_TK) in step.chosen.items():
+            ids, weights = _choice(ids_TK, given_TK, self.meta.experts[layer])
+            experts_TLK[:, layer, : ids.shape[1]], weights_TLK[:, layer, : ids.shape[1]] = ids, weights
+        found: dict[str, Any] = {
+            "request": step.requests, "position": step.positions,
+            "step": np.full(tokens, step.number, np.int64), "phase": np.full(tokens, step.phase, np.uint8),
+            "experts": experts_TLK, "token": step.tokens, "weights": weights_TLK,
+            "domain": np.full(tokens, self.domain, object),
+        }  # fmt: skip
+        if self.meta.distances:
+            found["next_ids"], found["next_scores"] = self._foreseen(step)
+        if self.meta.scored:
+            found |= self._scores(step, experts_TLK)
+        return Rows(**{name: array for name, array in found.items() if name in self._wanted})
+
+    @property
+    def _wanted(self) -> set[str]:
+        return {"request", "position", "step", "phase", "experts", *self.meta.columns}
+
+    def _foreseen(self, step: _Step) -> tuple[NDArray[np.int16], NDArray[np.float16]]:
+        sizes = self.meta.sizes
+        shape = (len(step.tokens), sizes["L"], sizes["D"], sizes["P"])
+        ids, scores = np.full(shape, -1, np.int16), np.full(shape, np.nan, np.float16)
+        for layer, ahead in step.foreseen.items():
+            for distance, (ids_TP, scores_TP) in enumerate(ahead[: sizes["D"]]):
+                width = ids_TP.shape[1]
+                ids[:, layer, distance, :width] = ids_TP
+                scores[:, layer, distance, :width] = np.where(ids_TP >= 0, scores_TP, np.nan)
+        return ids, scores
+
+    def _scores(self, step: _Step, experts_TLK: NDArray[np.int16]) -> dict[str, Any]:
+        tokens, layers, best = *experts_TLK.shape[:2], self.meta.scored
+        top_ids = np.full((tokens, layers, best), -1, np.int16)
+        top_scores = np.full(top_ids.shape, np.nan, np.float16)
+        margin, entropy = (np.full((tokens, layers), np.nan, np.float16) for _ in range(2))
+        for layer, (share_TE, score_TE) in step.scores.items():
+            wide = min(best, score_TE.shape[1])
+            values_TS, ids_TS = score_TE.topk(wide, dim=1)
+            top_ids[:, layer, :wide] = ids_TS.to(torch.int16).numpy()
+            top_scores[:, layer, :wide] = values_TS.half().numpy()
+            margin[:, layer] = _margins(experts_TLK[:, layer], score_TE, values_TS)
+            even_TE = share_TE / share_TE.sum(1, keepdim=True)
+            entropy[:, layer] = torch.special.entr(even_TE).sum(1).half().numpy()
+        return {"top_ids": top_ids, "top_scores": top_scores, "margin": margin, "entropy": entropy}
+
+
+def _choice(
+    ids_TK: Tensor, weights_TK: Tensor, experts: int
+) -> tuple[NDArray[np.int16], NDArray[np.float16]]:
+    """Ids and weights in the trace's form: -1 and NaN for nobody, after everybody."""
+    ids, weights = ids_TK.to(torch.int16).numpy(), weights_TK.half().numpy()
+    nobody_TK = (ids < 0) | (ids >= experts)
+    if not nobody_TK.any():
+        return ids, weights
+    order_TK = np.argsort(nobody_TK, axis=1, kind="stable")
+    ids, weights = np.where(nobody_TK, -1, ids), np.where(nobody_TK, np.float16(np.nan), weights)
+    return np.take_along_axis(ids, order_TK, 1), np.take_along_axis(weights, order_TK, 1)
+
+
+def _margins(experts_TK: NDArray[np.int16], score_TE: Tensor, best_TS: Tensor) -> NDArray[np.float16]:
+    """The last chosen score less the first left out; NaN where the scores do not explain the choice, as where
+    a router chooses groups first.
+    """
+    count_T = (experts_TK >= 0).sum(1)
+    margins = np.full(len(experts_TK), np.nan, np.float16)
+    for count in np.unique(count_T[(count_T > 0) & (count_T < best_TS.shape[1])]).tolist():
+        rows = np.flatnonzero(count_T == count)
+        chosen = score_TE[rows].gather(1, torch.from_numpy(experts_TK[rows, :count].astype(np.int64)))
+        last, left = best_TS[rows, count - 1], best_TS[rows, count]
+        explained = (chosen.min(1).values == last).numpy()  # whoever it was among equals
+        margins[rows[explained]] = (last - left).half().numpy()[explained]
+    return margins

@@ -1,0 +1,190 @@
+"""Replay a trace through the Residency in virtual time.
+
+The Ledger, the Residency and the Driver are the engine's own; only the Mover is another. So what is kept,
+missed and evicted is exactly what the engine would have done, and time is as good as the costs are.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from locum.errors import TraceError
+from locum.policy import create as create_eviction
+from locum.policy.prefetch import create_for as create_prefetch
+from locum.residency.driver import Driver
+from locum.residency.keys import KeyRange, KeySpace
+from locum.residency.ledger import Ledger, Wave
+from locum.residency.residency import Log, Residency
+from locum.residency.slots import ArenaSlots, NullBacking
+from locum.residency.split import split_arena
+from locum.simulate.cost import Compute, Device
+from locum.simulate.steps import Step, future_of, last_steps, steps_of
+from locum.trace import Trace, TraceMeta
+from locum.trace.columns import DECODE
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """What is tried: as the engine's own options."""
+
+    arena_bytes: int
+    eviction: str = "lru"
+    prefetch: str = "none"
+    wave: Wave = "rank"
+    eviction_params: Mapping[str, object] = field(default_factory=dict)
+    prefetch_params: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Stretch:
+    """What one phase cost."""
+
+    tokens: int = 0
+    steps: int = 0
+    hits: int = 0
+    staged: int = 0
+    misses: int = 0
+    evicted: int = 0
+    streamed: int = 0
+    late: int = 0
+    seconds: float = 0.0
+    stall_s: float = 0.0
+    bytes_read: int = 0
+
+    @property
+    def requests(self) -> int:
+        """Experts asked for."""
+        return self.hits + self.staged + self.misses
+
+    @property
+    def hit_rate(self) -> float | None:
+        """(hits + staged) / requests; None when nothing was asked for."""
+        return (self.hits + self.staged) / self.requests if self.requests else None
+
+    @property
+    def tok_s(self) -> float | None:
+        """Tokens per second of the clock; None when no time passed."""
+        return self.tokens / self.seconds if self.seconds else None
+
+
+@dataclass(frozen=True, slots=True)
+class Simulated:
+    """What a setting would have done with the trace."""
+
+    setting: Setting
+    prefill: Stretch
+    decode: Stretch
+
+
+def key_space(meta: TraceMeta) -> KeySpace:
+    """The experts of a trace, with their sizes. Raises `TraceError` where it does not know them."""
+    if not meta.expert_bytes or not meta.slot_bytes:
+        raise TraceError(
+            "the trace does not know how large an expert is", where=meta.model,
+            todo="Give the model it is of, or a size",
+        )  # fmt: skip
+    stride = max(meta.experts)
+    sizes = zip(meta.experts, meta.slot_bytes, meta.expert_bytes, strict=True)
+    return KeySpace([
+        KeyRange(layer, layer * stride, slot, (stored,) * experts)
+        for layer, (experts, slot, stored) in enumerate(sizes)
+    ])  # fmt: skip
+
+
+def simulate(
+    trace: Trace,
+    setting: Setting,
+    device: Device,
+    *,
+    compute: Compute | None = None,
+    log: Log | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Simulated:
+    """Replay `trace` as `setting` from an empty cache. `progress` hears the rows done.
+
+    Raises `UsageError` for a policy that needs what the trace does not have, `TraceError` for a prefetcher
+    that does, `BudgetError` where no expert fits.
+    """
+    meta = trace.meta
+    keys = key_space(meta)
+    prefetcher = create_prefetch(setting.prefetch, max(meta.top_k), **setting.prefetch_params)
+    if prefetcher.distance:
+        trace.require(f"prefetch {setting.prefetch}", "next_ids", "next_scores")
+        if prefetcher.distance > meta.distances:
+            raise TraceError(
+                f"prefetch {setting.prefetch} looks {prefetcher.distance} layers ahead", where=trace.path,
+                got=f"a trace of {meta.distances}", todo="Record one that looks further",
+            )  # fmt: skip
+    factory = create_eviction(setting.eviction, **setting.eviction_params)
+    future = future_of(trace, meta) if "next" in getattr(factory, "needs", ()) else None
+    split = split_arena(keys, setting.arena_bytes, max(meta.top_k) * prefetcher.distance)
+    ledger = Ledger(
+        keys, [split.cache], factory, speculation=split.speculation, wave=setting.wave,
+        provides={"counts"} | ({"next"} if future else set()),
+    )  # fmt: skip
+    mover = device.mover(keys)
+    residency = Residency(ledger, mover, ArenaSlots(keys.classes, split.budget, NullBacking()), log=log)
+    replay = _Replay(Driver(residency, prefetcher, future), compute or Compute.recorded(trace))
+    replay.run(trace, ("next_ids", "next_scores") if prefetcher.distance else (), progress)
+    residency.close()
+    return Simulated(setting, replay.prefill, replay.decode)
+
+
+class _Replay:
+    """One pass over a trace."""
+
+    def __init__(self, driver: Driver, compute: Compute) -> None:
+        self._driver, self._compute = driver, compute
+        self._residency = driver.residency
+        self._open: dict[int, None] = {}
+        self.prefill, self.decode = Stretch(), Stretch()
+
+    def run(self, trace: Trace, columns: tuple[str, ...], progress: Callable[[int], None] | None) -> None:
+        last, done = last_steps(trace), 0
+        for step in steps_of(trace, columns):
+            self._requests(step, last)
+            before = self._counts()
+            self._step(step)
+            stretch = self.decode if step.phase == DECODE else self.prefill
+            for name, count in self._counts().items():
+                setattr(stretch, name, getattr(stretch, name) + count - before[name])
+            stretch.tokens, stretch.steps, done = (
+                stretch.tokens + step.tokens,
+                stretch.steps + 1,
+                done + step.tokens,
+            )
+            if progress is not None:
+                progress(done)
+        for request in self._open:
+            self._driver.request(request, False)
+
+    def _requests(self, step: Step, last: Mapping[int, int]) -> None:
+        """End the requests that are over, begin those that come."""
+        for request in [request for request in self._open if last[request] < step.number]:
+            del self._open[request]
+            self._driver.request(request, False)
+        for request in step.requests:
+            if request not in self._open:
+                self._open[request] = None
+                self._driver.request(request, True)
+
+    def _step(self, step: Step) -> None:
+        self._driver.step(step.number, step.phase, step.tokens)
+        layers = step.experts.shape[1]
+        each = self._compute.of(step.number) / layers
+        experts_s = each * self._compute.expert_share
+        distance = self._driver.prefetcher.distance
+        advance = self._residency.mover.advance
+        for layer in range(layers):
+            advance(each - experts_s)
+            counts = step.counts(layer)
+            with self._driver.acquire(layer, counts, step.foreseen(layer, distance)) as lease:
+                for _ in lease:
+                    advance(experts_s / len(counts))
+
+    def _counts(self) -> dict[str, float]:
+        stats, physical = self._residency.ledger.stats, self._residency.physical
+        return {
+            "hits": stats.hits, "staged": stats.staged, "misses": stats.misses, "evicted": stats.evicted,
+            "streamed": stats.streamed, "late": physical.late, "stall_s": physical.stall_s,
+            "bytes_read": physical.bytes_read, "seconds": self._residency.mover.now(),
+        }  # fmt: skip
