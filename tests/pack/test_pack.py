@@ -279,7 +279,7 @@ def test_when_an_expert_is_looked_at(packs: Packs, tmp_path: Path, verify: str, 
 
         def read() -> None:
             for expert in (0, 1):  # the second takes the only place of the first
-                residents.step(1)
+                residents.step(torch.zeros(1, 1), {})
                 with residents.acquire(0, {expert: 1}, torch.zeros(1, 64)) as lease:
                     for _ in lease:
                         pass

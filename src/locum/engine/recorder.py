@@ -51,6 +51,8 @@ class Recorder:
         self.meta: TraceMeta = writer.meta
         self.domain: str | None = None
         self._step: _Step | None = None
+        self._after: ExpertCounts | None = None
+        """The account when the last step ended: what is read between two steps counts to the second."""
 
     @property
     def distance(self) -> int:
@@ -76,12 +78,16 @@ class Recorder:
     def _hearing(self, layer: int) -> Callable[..., None]:
         def hear(router: nn.Module, inputs: Any, output: Any) -> None:
             if self._step is not None:
-                self._step.scores[layer] = router_scores(router, output[0])
+                # most routers return a tuple that begins with the logits, some the logits alone
+                logits = output if isinstance(output, Tensor) else output[0]
+                self._step.scores[layer] = router_scores(router, logits)
 
         return hear
 
     def begin(self, number: int, phase: int, request: int, inputs: Tensor, given: Mapping[str, Any]) -> None:
         """A step begins: over `inputs` [B, T] of `request`; `given` is what the model was called with."""
+        if self._step is not None:  # the last one failed half-way, and spent what it spent
+            self._after = None
         rows, length = inputs.shape[:2]
         tokens = inputs.reshape(-1).numpy() if "input_ids" in given else np.full(inputs.numel(), -1)
         positions = given.get("position_ids")
@@ -89,7 +95,7 @@ class Recorder:
         self._step = _Step(
             number, phase, np.repeat(np.arange(request, request + rows, dtype=np.int32), length),
             np.broadcast_to(position_BT[:rows], (rows, length)).reshape(-1).astype(np.int32),
-            tokens.astype(np.int32), self._counts(), time.perf_counter(),
+            tokens.astype(np.int32), self._after or self._counts(), time.perf_counter(),
         )  # fmt: skip
 
     def chosen(self, layer: int, ids_TK: Tensor, weights_TK: Tensor) -> None:
@@ -107,7 +113,8 @@ class Recorder:
         step, self._step = self._step, None
         if step is None or len(step.chosen) < len(self.meta.experts):
             return
-        wall, spent = time.perf_counter() - step.began, self._counts() - step.before
+        wall, self._after = time.perf_counter() - step.began, self._counts()
+        spent = self._after - step.before
         self._writer.add(self._rows(step))
         self._writer.step(
             StepRow(
