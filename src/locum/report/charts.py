@@ -54,7 +54,9 @@ def hit_curves(caching: Table, sch: Table | None, *, layers: int, slot_bytes: fl
     }
     if sch is not None and "16" in sch:
         curves["sch"] = sch["16"]["rate"]
-    size = layers * slot_bytes / (1 << 30) if slot_bytes else None
+    whole = layers * slot_bytes * len(curves["random"]) if slot_bytes else 0
+    unit, name_of_unit = (1 << 30, "GiB") if whole >= 1 << 30 else (1 << 20, "MiB")
+    size = layers * slot_bytes / unit if slot_bytes else None
     values = [
         {"n": n, "x": n * size if size else n, "p": _POLICIES[name], "h": round(rate, 4)}
         for name in _POLICIES if name in curves
@@ -68,10 +70,11 @@ def hit_curves(caching: Table, sch: Table | None, *, layers: int, slot_bytes: fl
         )
         if None not in (rate, low, high)
     ]  # fmt: skip
-    title = "memory for experts, GiB" if size else "experts kept per layer"
+    title = f"memory for experts, {name_of_unit}" if size else "experts kept per layer"
     x = {"field": "x", "type": "quantitative", "title": title}
     colour = {"field": "p", "type": "nominal", "title": None, "sort": list(_POLICIES.values()),
-              "legend": {"orient": "bottom", "columns": 2, "labelLimit": 0}}  # fmt: skip
+              "legend": {"orient": "bottom", "columns": 3, "labelLimit": 0, "symbolType": "stroke",
+                         "symbolOpacity": 1, "symbolStrokeWidth": 3}}  # fmt: skip
     line = {
         "data": {"values": values},
         "mark": {"type": "line", "tooltip": True},

@@ -2,6 +2,7 @@
 
 import importlib.resources
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,8 +48,8 @@ def report_page(
         findings=findings(tables, meta),
         sections=sections,
         lacking=lacking,
-        specs=_inside_script(json.dumps(specs, separators=(",", ":"))),
-        runtime=_inside_script(_runtime()),
+        specs=json.dumps(specs, separators=(",", ":")).replace("<", "\\u003c"),
+        runtime=re.sub("</(script)", r"<\\/\1", _runtime(), flags=re.IGNORECASE),
     )
 
 
@@ -73,11 +74,6 @@ def _runtime() -> str:
         ) from error
     found: str = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
     return found
-
-
-def _inside_script(text: str) -> str:
-    """Text that may stand inside a script element: nothing in it can end that."""
-    return text.replace("</", "<\\/").replace("<!--", "<\\!--")
 
 
 def _shape(meta: TraceMeta) -> list[tuple[str, str]]:
