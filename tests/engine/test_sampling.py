@@ -44,8 +44,12 @@ def doubtful(logits_V, params, seen, margin):
         heated = heated.masked_fill(heated < heated.topk(min(params.top_k, len(heated))).values[-1], -INF)
     ascending, order = heated.sort(stable=True)
     mass = ascending.softmax(-1).cumsum(-1)
-    at = heated[order[(mass - (1 - params.top_p)).abs() < margin]]
-    near = set(torch.isin(heated, at).nonzero().flatten().tolist())  # which of equals goes, the sort decides
+    border = order[(mass - (1 - params.top_p)).abs() < margin]
+    near = set(torch.isin(heated, heated[border]).nonzero().flatten().tolist())
+    last = ascending[(mass > 1 - params.top_p).nonzero()[:1].flatten()]
+    equals = (heated == last).nonzero().flatten().tolist() if len(last) else []
+    if len(equals) > 1:  # which of equals goes, the sort decides
+        near.update(equals)
     chances = heated.softmax(-1)
     return near | set((chances - params.min_p * chances.max()).abs().lt(margin).nonzero().flatten().tolist())
 
@@ -70,6 +74,7 @@ seen_ids = st.lists(st.integers(0, 40), max_size=12)  # some beyond the row: an 
 @example([0.0] * 10, SamplingParams(1.0, top_p=0.5), [], torch.float32)
 @example([0.0] * 10, SamplingParams(1.0, top_k=3, top_p=0.5), [], torch.float32)  # ties outnumber k
 @example([-INF] * 7 + [0.0, -INF, 0.0] + [-INF] * 7, SamplingParams(0.25, top_p=0.5), [], torch.float32)
+@example([-INF] * 7 + [0.0, -INF, 0.0] + [-INF] * 7, SamplingParams(0.25, top_p=0.1), [], torch.float32)
 def test_the_distribution_is_that_of_transformers(row, params, seen, dtype):
     logits_V = torch.tensor(row).to(dtype)
     chances_N, ids_N = Sampler(params, seen).distribution(logits_V)
