@@ -176,11 +176,11 @@ def test_segments_follow_requests_through_batches(lengths: list[int], batch: int
     ids = (owner * 100 + position)[:, None, None].astype(np.int16)
     meta = meta_of(layers=1, experts=1000, top_k=1)
     segments = Segments(length=8)
-    from locum.trace.writer import _cut
+    from locum.trace.columns import cut
 
     rows = rows_of(ids, meta, request=owner.astype(np.int32), position=position)
     for start in range(0, len(owner), batch):
-        segments.add(_cut(rows, start, start + batch))
+        segments.add(cut(rows, start, start + batch))
     segments.finish()
     expected = sorted(
         tuple(range(100 * r + start, 100 * r + min(start + 8, length)))

@@ -171,7 +171,7 @@ EVERYTHING: TraceMeta = replace(
 def test_batches_make_no_difference(cuts: list[int], seed: int) -> None:
     import importlib
 
-    from locum.trace.writer import _cut
+    from locum.trace.columns import cut
 
     rows = random_rows(EVERYTHING, 700, seed, skips=0.1)
     for name, where in METRICS.items():
@@ -180,7 +180,7 @@ def test_batches_make_no_difference(cuts: list[int], seed: int) -> None:
         whole, parts = metric(EVERYTHING), metric(EVERYTHING)
         whole.update(rows)
         for start, stop in zip([0, *sorted(cuts)], [*sorted(cuts), 700], strict=True):
-            parts.update(_cut(rows, start, stop))
+            parts.update(cut(rows, start, stop))
         assert parts.result() == whole.result(), name
 
 

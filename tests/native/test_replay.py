@@ -149,7 +149,9 @@ def by_ledger(acquires: Acquires, name: str, capacity: int) -> tuple[int, int, i
 @given(acquires=requests(most=6), capacity=st.integers(0, KEYS))
 def test_one_size_is_the_ledger(where: Any, name: str, acquires: Acquires, capacity: int) -> None:
     kind, period = POLICIES[name]
-    assert where.replay(*flat(acquires), KEYS, kind, capacity, period) == by_ledger(acquires, name, capacity)
+    assert where.replay(*flat(acquires), KEYS, kind, capacity, period=period) == by_ledger(
+        acquires, name, capacity
+    )
 
 
 @needs_library
@@ -165,8 +167,8 @@ def test_long_runs_equal_the_twin(seed: int) -> None:
     for kind in (replay.RECENCY, replay.USES, replay.NEXT):
         for capacity in (0, 3, 8, 20, 49, 50):
             period = 97 if kind == replay.USES else 0
-            assert replay.replay(keys, starts, 50, kind, capacity, period) == twin_replay.replay(
-                keys, starts, 50, kind, capacity, period
+            assert replay.replay(keys, starts, 50, kind, capacity, period=period) == twin_replay.replay(
+                keys, starts, 50, kind, capacity, period=period
             )
 
 

@@ -17,6 +17,7 @@ from helpers_trace import meta_of, random_rows, rows_of, write_trace
 from locum.errors import LocumError, TraceError, UsageError
 from locum.trace import Rows, StepRow, Trace, TraceMeta, TraceWriter, parts, writer
 from locum.trace.columns import OPTIONAL as COLUMNS
+from locum.trace.columns import cut, join
 
 OPTIONAL = tuple(name for name in COLUMNS if name != "counts")
 
@@ -35,7 +36,7 @@ def same(left: Rows, right: Rows) -> bool:
 
 
 def joined(trace: Trace, columns: Any = OPTIONAL) -> Rows:
-    return writer._join(list(trace.batches([name for name in columns if name in trace.meta.columns])))
+    return join(list(trace.batches([name for name in columns if name in trace.meta.columns])))
 
 
 @settings(max_examples=30, deadline=None)
@@ -70,7 +71,7 @@ def test_round_trip(
         patch.setattr(writer, "PART_ROWS", part)
         start, pieces = 0, []
         for count in counts:
-            pieces.append(writer._cut(rows, start, start + count))
+            pieces.append(cut(rows, start, start + count))
             start += count
         trace = write_trace(folder, meta, *pieces)
     assert len(list(folder.glob("part-*"))) >= sum(counts) // max(part, *counts)

@@ -1,5 +1,6 @@
 """How sure the router is: its entropy, and the margin between the last chosen and the first left out."""
 
+from abc import abstractmethod
 from typing import Any
 
 import numpy as np
@@ -23,9 +24,9 @@ class _Spread(Metric):
         self._bins_LB = np.zeros((self.layers, _BINS), np.int64)
         self._sum_L, self._count_L = np.zeros(self.layers), np.zeros(self.layers, np.int64)
 
+    @abstractmethod
     def largest(self) -> float:
         """The upper end of the last bin."""
-        raise NotImplementedError
 
     def update(self, rows: Rows) -> None:
         """Count into bins; NaN is left out."""

@@ -236,7 +236,7 @@ class SynthTraceOptions:
 
 
 def synth_(*, options: SynthTraceOptions, output_options: OutputOptions = DEFAULT) -> None:
-    """Make up a trace, of a known model's shape and with its published statistics."""
+    """Make up a trace of random routing, to try things on."""
     with Output(output_options) as output:
         from locum.trace import Trace, TraceWriter
         from locum.trace.synthetic import find, synthesise, synthetic_meta

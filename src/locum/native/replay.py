@@ -44,12 +44,13 @@ def score_depths(
     return depths
 
 
-def replay(  # noqa: PLR0917 - as the C function takes them
+def replay(
     keys: NDArray[np.int32],
     starts: NDArray[np.int64],
     key_count: int,
     kind: int,
     capacity: int,
+    *,
     period: int = 0,
 ) -> tuple[int, int, int]:
     """(hits, evicted, streamed) of one cache of `capacity` experts, as the Ledger counts in "rank" waves.
@@ -58,7 +59,7 @@ def replay(  # noqa: PLR0917 - as the C function takes them
     """
     run = library.function("locum_replay")
     if run is None:
-        return twin_replay.replay(keys, starts, key_count, kind, capacity, period)
+        return twin_replay.replay(keys, starts, key_count, kind, capacity, period=period)
     found = np.zeros(3, np.int64)
     sizes = ctypes.c_int64(capacity), ctypes.c_int64(period)
     _call(run, keys, starts, ctypes.c_int64(key_count), kind, *sizes, found)

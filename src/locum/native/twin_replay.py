@@ -45,8 +45,14 @@ def score_depths(
     return depths
 
 
-def replay(  # noqa: PLR0917 - as the C function takes them
-    keys: NDArray[np.int32], starts: NDArray[np.int64], key_count: int, kind: int, capacity: int, period: int
+def replay(
+    keys: NDArray[np.int32],
+    starts: NDArray[np.int64],
+    key_count: int,
+    kind: int,
+    capacity: int,
+    *,
+    period: int,
 ) -> tuple[int, int, int]:
     """(hits, evicted, streamed) of one cache; see `locum_replay`."""
     acquires = list(_acquires(keys, starts))

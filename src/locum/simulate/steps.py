@@ -4,8 +4,7 @@ Axes: t rows of a step, L MoE layers, K chosen, D distances, P predicted.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from locum.policy.future import Future
 from locum.policy.prefetch import confidence
 from locum.trace import Rows, Trace, TraceMeta
+from locum.trace.columns import cut, join
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ def steps_of(trace: Trace, columns: Sequence[str] = ()) -> Iterator[Step]:
     open_rows: list[Rows] = []
     for rows in trace.batches(columns):
         borders = np.flatnonzero(np.diff(rows.step)) + 1
-        pieces = [_cut(rows, a, b) for a, b in zip([0, *borders], [*borders, len(rows)], strict=True)]
+        pieces = [cut(rows, a, b) for a, b in zip([0, *borders], [*borders, len(rows)], strict=True)]
         for piece in pieces:
             if open_rows and open_rows[0].step[0] != piece.step[0]:
                 yield _step(open_rows)
@@ -62,16 +62,8 @@ def steps_of(trace: Trace, columns: Sequence[str] = ()) -> Iterator[Step]:
         yield _step(open_rows)
 
 
-def _cut(rows: Rows, start: int, stop: int) -> Rows:
-    return Rows(**{column.name: array[start:stop] for column, array in rows.columns()})
-
-
 def _step(parts: list[Rows]) -> Step:
-    joined: dict[str, Any] = {}
-    for field in fields(Rows):
-        arrays = [getattr(part, field.name) for part in parts]
-        joined[field.name] = None if arrays[0] is None else np.concatenate(arrays)
-    rows = Rows(**joined)
+    rows = join(parts)
     return Step(
         number=int(rows.step[0]), phase=int(rows.phase[0]),
         requests=tuple(dict.fromkeys(rows.request.tolist())), experts=rows.experts,

@@ -5,8 +5,8 @@ prediction, P predicted per distance, S best scores. Layers with fewer experts o
 -1, numbers with NaN.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -97,6 +97,20 @@ class Rows:
             array = getattr(self, field.name)
             if array is not None:
                 yield BY_NAME[field.name], array
+
+
+def cut(rows: Rows, start: int, stop: int) -> Rows:
+    """Rows `start` to `stop`."""
+    return replace(rows, **{column.name: array[start:stop] for column, array in rows.columns()})
+
+
+def join(parts: Sequence[Rows]) -> Rows:
+    """Rows one after the other; all have the same columns."""
+    if len(parts) == 1:
+        return parts[0]
+    names = [column.name for column, _ in parts[0].columns()]
+    found: dict[str, Any] = {name: np.concatenate([getattr(rows, name) for rows in parts]) for name in names}
+    return Rows(**found)
 
 
 def arrow_schema(meta: TraceMeta) -> pa.Schema:

@@ -1,10 +1,9 @@
-"""Traces made up of random numbers, calibrated to what is published about real models.
+"""Traces made up of random numbers, with dials for load, domains, locality and affinity.
 
 A choice is made like this. Every layer has a popularity per expert, log-normal; the text's domain and the
 request tilt it. Of the token before, each expert stays with a probability; the rest are drawn without
 replacement, by popularity and by the links from the experts that the layer before has chosen. So load,
-domains, locality and affinity can be set one by one. A profile says which published figures it was fitted to
-and, in `claims`, which it reproduces; everything else about it is invented.
+domains, locality and affinity can be set one by one.
 
 Axes: r requests, T tokens, L layers, E experts, K chosen.
 """
@@ -27,16 +26,6 @@ _REQUESTS = 16  # made side by side
 
 
 @dataclass(frozen=True, slots=True)
-class Claim:
-    """A published figure and how near a made trace comes. `statistic` as in `analyze.claims`."""
-
-    statistic: str
-    target: float
-    tolerance: float
-    source: str
-
-
-@dataclass(frozen=True, slots=True)
 class Profile:
     """A model's shape and its dials. Spreads are standard deviations of log-popularity."""
 
@@ -55,10 +44,8 @@ class Profile:
     domains: int = 4
     dense_first: int = 0
     shared: int = 0
-    claims: tuple[Claim, ...] = ()
 
 
-_LRC = "arXiv 2505.16056, table 1"
 PROFILES: Mapping[str, Profile] = {
     "uniform": Profile(16, 64, 8, spread=0.0, stay=0.0, domain_spread=0.0, request_spread=0.0),
 }

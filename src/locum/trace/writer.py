@@ -2,10 +2,9 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import fields, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 
@@ -40,7 +39,7 @@ class TraceWriter:
         self.rows = self.steps = 0
         self._pending: list[Rows] = []
         self._pending_steps: list[StepRow] = []
-        self._pending_bytes = 0
+        self._pending_rows = self._pending_bytes = 0
         self._parts = {"part": 0, "steps": 0}
         self._requests: set[int] = set()
         self._opened = clock()
@@ -52,10 +51,11 @@ class TraceWriter:
         if not len(rows):
             return
         self._pending.append(rows)
+        self._pending_rows += len(rows)
         self._pending_bytes += sum(array.nbytes for _, array in rows.columns())
         self.rows += len(rows)
         self._requests.update(np.unique(rows.request).tolist())
-        full = sum(map(len, self._pending)) >= PART_ROWS or self._pending_bytes >= PART_BYTES
+        full = self._pending_rows >= PART_ROWS or self._pending_bytes >= PART_BYTES
         if full or self._clock() - self._opened >= PART_SECONDS:
             self.flush()
 
@@ -68,13 +68,14 @@ class TraceWriter:
 
     def flush(self) -> None:
         """Close the open part."""
-        whole = _join(self._pending) if self._pending else None
+        whole = columns.join(self._pending) if self._pending else None
         for start in range(0, len(whole) if whole is not None else 0, PART_ROWS):
             assert whole is not None
-            self._write("part", columns.to_table(_cut(whole, start, start + PART_ROWS), self.meta))
+            self._write("part", columns.to_table(columns.cut(whole, start, start + PART_ROWS), self.meta))
         if self._pending_steps:
             self._write("steps", steps.to_table(self._pending_steps))
-        self._pending, self._pending_steps, self._pending_bytes = [], [], 0
+        self._pending, self._pending_steps = [], []
+        self._pending_rows = self._pending_bytes = 0
         self._opened = self._clock()
 
     def _write(self, kind: str, table: object) -> None:
@@ -97,17 +98,3 @@ class TraceWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def _join(parts: list[Rows]) -> Rows:
-    if len(parts) == 1:
-        return parts[0]
-    found: dict[str, Any] = {}
-    for field in fields(Rows):
-        arrays = [getattr(rows, field.name) for rows in parts]
-        found[field.name] = None if arrays[0] is None else np.concatenate(arrays)
-    return Rows(**found)
-
-
-def _cut(rows: Rows, start: int, stop: int) -> Rows:
-    return replace(rows, **{column.name: array[start:stop] for column, array in rows.columns()})
