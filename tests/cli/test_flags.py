@@ -115,7 +115,10 @@ def test_the_options_of_eval_are_named_as_its_flags() -> None:
 
 
 def test_every_policy_that_can_run_is_offered() -> None:
-    offered = {a.name: set(a.get_choices() or ()) for a in arguments_of("run")}
+    offered = {
+        argument.name: set((argument.parameter.help or "").partition("[choices: ")[2].rstrip("]").split(", "))
+        for argument in arguments_of("run")
+    }
     assert offered["--eviction"] == {name for name in EVICTION if "next" not in create(name).needs}
     assert offered["--prefetch"] == {"auto", *PREFETCH}
 

@@ -84,7 +84,7 @@ def run_virtual(script: Script, twin: Residents, mover: Mover) -> list[Any]:
 
 
 @pytest.mark.parametrize("wave", ["rank", "bypass"])
-@pytest.mark.parametrize("prefetch", ["none", "next-gate"])
+@pytest.mark.parametrize("prefetch", ["none", "next-gate", "next-gate:distance=2"])
 @pytest.mark.parametrize("eviction", ["lru", "lfu", "lfu-aging", "belady"])
 def test_real_movers_decide_as_virtual_time_does(
     checkpoints: Callable[..., Path],

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from locum.errors import UsageError
-from locum.policy.prefetch import PREFETCH, Prediction, create
+from locum.policy.prefetch import PREFETCH, Prediction, create, create_for
 
 confidences = st.integers(0, 8).map(lambda eighths: eighths / 8)
 predictions = st.lists(
@@ -53,3 +53,22 @@ def test_bad_names_and_numbers_are_refused() -> None:
     for name in ("distance", "window"):
         with pytest.raises(UsageError, match=f"{name} must be at least 1"):
             create("next-gate", **{name: 0})
+
+
+def test_parameters_in_the_name() -> None:
+    rows = [Prediction(4 + ahead, list(range(9)), [0.5] * 9) for ahead in range(3)]
+    assert create("next-gate:distance=2:window=3").distance == 2
+    assert len(create("next-gate:distance=2:window=3").wants(rows)) == 3
+    assert create("next-gate:least=0.75").wants(rows) == []
+    with pytest.raises(UsageError, match="written name:param=value"):
+        create("next-gate:distance")
+    with pytest.raises(UsageError, match="no parameter depth"):
+        create("next-gate:depth=2")
+
+
+def test_a_window_for_each_layer_that_is_looked_at() -> None:
+    rows = [Prediction(4 + ahead, list(range(8 * ahead, 8 * ahead + 8)), [0.5] * 8) for ahead in range(3)]
+    for distance in (1, 2, 3):
+        wants = create_for("next-gate", 4, distance=distance).wants(rows)
+        assert len(wants) == 4 * distance
+        assert create_for(f"next-gate:distance={distance}", 4).wants(rows) == wants

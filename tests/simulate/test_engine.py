@@ -18,7 +18,8 @@ SETTINGS = [
     (eviction, prefetch, wave, share)
     for eviction, prefetch, wave in [
         ("lru", "none", "rank"), ("lru", "next-gate", "rank"), ("lru", "next-gate", "bypass"),
-        ("lfu", "none", "bypass"), ("lfu", "next-gate", "rank"), ("lfu-aging", "next-gate", "rank"),
+        ("lfu", "none", "bypass"), ("lfu", "next-gate:distance=2", "rank"),
+        ("lfu-aging:period=8", "next-gate", "rank"), ("arc", "next-gate:distance=3", "bypass"),
     ]
     for share in ("12%", "30%", "70%")
 ]  # fmt: skip

@@ -1,21 +1,38 @@
 """`locum run`: generate in the terminal."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from cyclopts import Parameter
+from cyclopts import Parameter, Token
 
 from locum.cli.flags import MEMORY, RUNNING, SAMPLING, Share, Size, number, whole
 from locum.cli.output import DEFAULT, Output, OutputOptions
+from locum.errors import UsageError
 from locum.files import require_new
 from locum.policy import EVICTION
 from locum.policy.prefetch import PREFETCH
+from locum.policy.registry import parse
 
 
-def _choice(names: Iterable[str]) -> Parameter:
-    return Parameter(group=RUNNING, choices=tuple(names))
+_EVICTION = """Which expert leaves the arena when another needs its place. (Belady's choice needs the future,
+which only the simulator knows.)"""
+_PREFETCH = """Which experts are read before they are asked for. `auto` asks the next layer's own router, where
+that works; `next-gate:distance=2` asks those of two layers."""
+
+
+def _policy(names: Iterable[str], words: str) -> Parameter:
+    """One of `names`, with parameters (`name:param=value`) or without; policies judge their own."""
+    known = ", ".join(names)
+
+    def judge(_type: object, tokens: Sequence[Token]) -> str:
+        text = tokens[0].value
+        if parse(text)[0] not in known.split(", "):
+            raise UsageError("no such policy", where=tokens[0].keyword, allowed=known, got=text)
+        return text
+
+    return Parameter(group=RUNNING, metavar="NAME", converter=judge, help=f"{words} [choices: {known}]")
 
 
 @Parameter(name="*")
@@ -84,13 +101,9 @@ class RunOptions:
     dtype: Annotated[Literal["auto", "bf16", "fp32"], Parameter(group=RUNNING)] = "auto"
     """Precision to compute in. `auto` is the one the checkpoint is stored in."""
 
-    eviction: Annotated[str, _choice(name for name in EVICTION if name != "belady")] = "lru"
-    """Which expert leaves the arena when another needs its place. (Belady's choice needs the future, which
-    only the simulator knows.)"""
+    eviction: Annotated[str, _policy((name for name in EVICTION if name != "belady"), _EVICTION)] = "lru"
 
-    prefetch: Annotated[str, _choice(("auto", *PREFETCH))] = "auto"
-    """Which experts are read before they are asked for. `auto` asks the next layer's own router, where that
-    works."""
+    prefetch: Annotated[str, _policy(("auto", *PREFETCH), _PREFETCH)] = "auto"
 
     mover: Annotated[Literal["auto", "direct", "pagecache"], Parameter(group=RUNNING)] = "auto"
     """How experts are read: by direct I/O, or through the page cache. `auto` is direct I/O where it works."""

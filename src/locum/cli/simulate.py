@@ -12,6 +12,7 @@ from locum.cli.output import DEFAULT, Output, OutputOptions, table
 from locum.errors import UsageError
 from locum.policy import EVICTION
 from locum.policy.prefetch import PREFETCH
+from locum.policy.registry import parse
 from locum.units import format_bytes, parse_bytes, parse_share
 
 if TYPE_CHECKING:
@@ -32,7 +33,8 @@ class SimulateOptions:
     them."""
 
     prefetch: Annotated[str, Parameter(group=_WHAT, metavar="NAME,...")] = "none"
-    """Prefetch policies. `next-gate` needs a trace with predictions, which `locum trace` makes."""
+    """Prefetch policies. `next-gate` needs a trace with predictions, which `locum trace` makes; it looks one
+    layer ahead, `next-gate:distance=3` three."""
 
     expert_memory: Annotated[str, Parameter(group=_WHAT, metavar="SIZE,...")] = "10%,25%,50%,75%"
     """Expert arenas, as sizes or as shares of all routed experts."""
@@ -104,7 +106,7 @@ def _settings(options: SimulateOptions, trace: "Trace") -> "list[Setting]":
 
 def _list(flag: str, text: str, known: Any) -> list[str]:
     names = [name.strip() for name in text.split(",") if name.strip()]
-    if unknown := [name for name in names if name not in known]:
+    if unknown := [name for name in names if parse(name)[0] not in known]:
         raise UsageError("no such policy", where=flag, allowed=", ".join(known), got=", ".join(unknown))
     return names
 

@@ -186,6 +186,8 @@ class Residents:
     @property
     def prefetch(self) -> str:
         """The prefetcher in use, by name."""
+        if self.options.prefetch != "auto":
+            return self.options.prefetch
         return "next-gate" if self._prefetcher.distance else "none"
 
     @property

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from locum.policy.base import EvictionPolicy, Scope
-from locum.policy.registry import check_parameters, find
+from locum.policy.registry import check_parameters, find, parse
 
 EVICTION = {
     "lru": "locum.policy.lru:LRU",
@@ -43,7 +43,12 @@ class Factory:
 
 
 def create(name: str, **params: Any) -> Factory:
-    """The eviction policy `name` with its parameters. Raises `UsageError` for unknown ones."""
+    """The eviction policy `name`, which may hold parameters too (`name:param=value`).
+
+    Raises `UsageError` for an unknown name or parameter.
+    """
+    name, own = parse(name)
+    params = own | params
     method = find("eviction", EVICTION, name)
     check_parameters("eviction", name, method, params)
     return Factory(name, method, params)

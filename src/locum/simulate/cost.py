@@ -6,9 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from locum.errors import UsageError
 from locum.residency.keys import KeySpace
-from locum.residency.mover.throttled import BLOCK
+from locum.residency.mover.throttled import modelled
 from locum.residency.mover.virtual import VirtualMover
 from locum.trace import Trace, TraceMeta
 
@@ -25,15 +24,7 @@ class Device:
 
     def mover(self, keys: KeySpace) -> VirtualMover:
         """A fresh Mover for these experts, as `ThrottledMover` models one. Raises `UsageError`."""
-        if self.bytes_per_second <= 0 or self.channels < 1:
-            raise UsageError(
-                "a device needs a rate and a channel",
-                got=f"{self.bytes_per_second} B/s, {self.channels} channels",
-            )
-        seconds = BLOCK * self.channels / self.bytes_per_second
-        return VirtualMover(
-            seconds, channels=self.channels, blocks_of=lambda key: max(1, -(-keys.stored[key] // BLOCK))
-        )
+        return modelled(self.bytes_per_second, self.channels, keys.stored.__getitem__)
 
 
 class Compute:

@@ -109,7 +109,7 @@ def simulate(
     prefetcher = create_prefetch(setting.prefetch, max(meta.top_k), **setting.prefetch_params)
     if prefetcher.distance:
         trace.require(f"prefetch {setting.prefetch}", "next_ids", "next_scores")
-        if prefetcher.distance > meta.distances:
+        if min(prefetcher.distance, len(meta.experts) - 1) > meta.distances:
             raise TraceError(
                 f"prefetch {setting.prefetch} looks {prefetcher.distance} layers ahead", where=trace.path,
                 got=f"a trace of {meta.distances}", todo="Record one that looks further",

@@ -3,7 +3,7 @@
 from typing import Any
 
 from locum.policy.prefetch.base import Prediction, Prefetcher, Want, confidence
-from locum.policy.registry import check_parameters, find
+from locum.policy.registry import check_parameters, find, parse
 
 PREFETCH = {
     "none": "locum.policy.prefetch.none:NoPrefetch",
@@ -15,7 +15,12 @@ __all__ = ["PREFETCH", "Prediction", "Prefetcher", "Want", "confidence", "create
 
 
 def create(name: str, **params: Any) -> Prefetcher:
-    """The prefetch policy `name`. Raises `UsageError` for an unknown name or a parameter it does not take."""
+    """The prefetch policy `name`, which may hold parameters too (`next-gate:distance=2`).
+
+    Raises `UsageError` for an unknown name or a parameter it does not take.
+    """
+    name, own = parse(name)
+    params = own | params
     method = find("prefetch", PREFETCH, name)
     check_parameters("prefetch", name, method, params)
     prefetcher: Prefetcher = method(**params)
@@ -23,7 +28,11 @@ def create(name: str, **params: Any) -> Prefetcher:
 
 
 def create_for(name: str, top_k: int, **params: Any) -> Prefetcher:
-    """`create` for a model that chooses `top_k` experts: next-gate wants as many unless told otherwise."""
-    if name == "next-gate":
-        params.setdefault("window", top_k)
+    """`create` for a model that chooses `top_k` experts: next-gate wants as many for each layer that it looks
+    ahead, unless told otherwise.
+    """
+    name, own = parse(name)
+    params = own | params
+    if name == "next-gate" and isinstance(distance := params.get("distance", 1), int):
+        params.setdefault("window", top_k * max(1, distance))
     return create(name, **params)

@@ -8,7 +8,26 @@ from locum.residency.mover.virtual import VirtualMover
 from locum.residency.mover.wrap import WrappedTicket, Wrapper
 
 BLOCK = 1 << 20
-"""Bytes per block of the modelled device."""
+"""The most bytes that the modelled device reads before it looks for something more urgent."""
+
+
+def modelled(bytes_per_second: float, channels: int, bytes_of: Callable[[int], int]) -> VirtualMover:
+    """A device that serves `channels` blocks at a time at `bytes_per_second` in all, in virtual time.
+
+    A load of `bytes_of(key)` bytes is cut into equal blocks of at most `BLOCK`. Raises `UsageError`.
+    """
+    if bytes_per_second <= 0 or channels < 1:
+        raise UsageError(
+            "a device needs a rate and a channel", got=f"{bytes_per_second} B/s, {channels} channels"
+        )
+
+    def blocks_of(key: int) -> int:
+        return max(1, -(-bytes_of(key) // BLOCK))
+
+    def seconds_of(key: int) -> float:
+        return bytes_of(key) / blocks_of(key) * channels / bytes_per_second
+
+    return VirtualMover(seconds_of, channels=channels, blocks_of=blocks_of)
 
 
 class _Gated(WrappedTicket):
@@ -33,17 +52,7 @@ class ThrottledMover(Wrapper):
         self, inner: Mover, bytes_of: Callable[[int], int], bytes_per_second: float, *, channels: int = 1
     ) -> None:
         super().__init__(inner)
-        if bytes_per_second <= 0 or channels < 1:
-            raise UsageError(
-                "a device needs a rate and a channel", got=f"{bytes_per_second} B/s, {channels} channels"
-            )
-
-        def blocks_of(key: int) -> int:
-            return max(1, -(-bytes_of(key) // BLOCK))
-
-        self._device = VirtualMover(
-            BLOCK * channels / bytes_per_second, channels=channels, blocks_of=blocks_of
-        )
+        self._device = modelled(bytes_per_second, channels, bytes_of)
 
     def _catch_up(self) -> None:
         self._device.clock.run_until(self.inner.now())

@@ -67,13 +67,14 @@ class VirtualClock:
 class VirtualMover(Mover):
     """`channels` blocks are under way at a time, each for `seconds_per_block` x (1 + jitter x uniform(0, 1)).
 
+    `seconds_per_block` may be a function of the key.
     `blocks_of(key)`: blocks per load (default 1). `seed` fixes the jitter. `write` stands for the bytes.
     Movers with one `clock` share their time, so that `after` may name a ticket of another tier.
     """
 
     def __init__(
         self,
-        seconds_per_block: float = 1e-3,
+        seconds_per_block: float | Callable[[int], float] = 1e-3,
         *,
         channels: int = 1,
         blocks_of: Callable[[int], int] | None = None,
@@ -83,7 +84,8 @@ class VirtualMover(Mover):
         write: Write | None = None,
     ) -> None:
         self.clock = clock or VirtualClock()
-        self._seconds, self._channels, self._jitter = seconds_per_block, channels, jitter
+        self._seconds_of = seconds_per_block if callable(seconds_per_block) else lambda _: seconds_per_block
+        self._channels, self._jitter = channels, jitter
         self._blocks_of, self._write = blocks_of, write
         self._rng = random.Random(seed)  # noqa: S311 - jitter, not secrets
         self._queue: list[tuple[int, int, _Load]] = []
@@ -154,7 +156,8 @@ class VirtualMover(Mover):
                 continue  # an entry left behind by `cancel` or `promote`
             load.state, load.busy = State.RUNNING, True
             self._busy += 1
-            self.clock.schedule(self._seconds * (1 + self._jitter * self._rng.random()), self, load)
+            seconds = self._seconds_of(load.key) * (1 + self._jitter * self._rng.random())
+            self.clock.schedule(seconds, self, load)
 
     def _unblock(self) -> None:
         """Queue the loads whose `after` is there; fail those whose `after` never will be."""
