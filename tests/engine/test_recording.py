@@ -129,7 +129,7 @@ def test_the_clock_adds_up(models: dict[str, Path], tmp_path: Path) -> None:
     ).sum() == got.prefill.requests + got.decode.requests
     # what is still on its way when the last step ends is nobody's
     assert 0 <= got.bytes_read - steps["bytes_read"].sum() <= 8 * max(trace.meta.expert_bytes)
-    assert np.allclose(steps["wall_s"], steps["compute_s"] + steps["stall_s"])
+    assert np.allclose(steps["wall_s"], steps["compute_s"] + steps["stall_s"] + steps["predict_s"])
     assert (steps["wall_s"] > 0).all()
     assert steps["wall_s"][1:].sum() <= got.decode_s
 

@@ -86,7 +86,7 @@ def test_round_trip(
 
 
 def test_steps(tmp_path: Path) -> None:
-    steps = [StepRow(n, n % 2, 4, 0.5 * n, 0.25, 0.125, 4096, 1, 2, 3, 4, 5) for n in range(7)]
+    steps = [StepRow(n, n % 2, 4, 0.5 * n, 0.25, 0.125, 0.0625, 4096, 1, 2, 3, 4, 5) for n in range(7)]
     with TraceWriter(tmp_path / "t", meta_of()) as out:
         for row in steps:
             out.step(row)

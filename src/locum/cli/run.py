@@ -15,11 +15,10 @@ from locum.policy import EVICTION
 from locum.policy.prefetch import PREFETCH
 from locum.policy.registry import parse
 
-
 _EVICTION = """Which expert leaves the arena when another needs its place. (Belady's choice needs the future,
 which only the simulator knows.)"""
-_PREFETCH = """Which experts are read before they are asked for. `auto` asks the next layer's own router, where
-that works; `next-gate:distance=2` asks those of two layers."""
+_PREFETCH = """Which experts are read before they are asked for. `auto` asks the next layer's own router,
+where that works; `next-gate:distance=2` asks those of two layers."""
 
 
 def _policy(names: Iterable[str], words: str) -> Parameter:

@@ -37,6 +37,7 @@ class _Step:
     began: float
     chosen: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
     foreseen: dict[int, Sequence[Foreseen]] = field(default_factory=dict)
+    predict_s: float = 0.0
     scores: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
 
@@ -103,10 +104,11 @@ class Recorder:
         if self._step is not None:
             self._step.chosen[layer] = ids_TK, weights_TK
 
-    def foreseen(self, layer: int, ahead: Sequence[Foreseen]) -> None:
-        """What the routers of the next layers say to the present layer's input."""
+    def foreseen(self, layer: int, ahead: Sequence[Foreseen], seconds: float) -> None:
+        """What the routers of the next layers say to the present layer's input; asking took `seconds`."""
         if self._step is not None:
             self._step.foreseen[layer] = ahead
+            self._step.predict_s += seconds
 
     def end(self) -> None:
         """The step is over: its rows go to the trace."""
@@ -122,8 +124,9 @@ class Recorder:
                 phase=step.phase,
                 tokens=len(step.tokens),
                 wall_s=wall,
-                compute_s=max(0.0, wall - spent.stall),
+                compute_s=max(0.0, wall - spent.stall - step.predict_s),
                 stall_s=spent.stall,
+                predict_s=step.predict_s,
                 bytes_read=spent.bytes_read,
                 hits=spent.hits,
                 staged=spent.staged,

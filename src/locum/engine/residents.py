@@ -5,6 +5,7 @@ Axes: T tokens, H hidden, K chosen.
 """
 
 import os
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -157,9 +158,10 @@ class Residents:
         self._last[layer] = [first + expert for expert in counts]
         distance = self._prefetcher.distance
         recorded = 0 if self.recorder is None else self.recorder.distance
+        began = time.perf_counter()
         foreseen = self._foresee(layer, x_TH, max(distance, recorded)) if distance or recorded else []
         if self.recorder is not None and recorded:
-            self.recorder.foreseen(layer, foreseen)
+            self.recorder.foreseen(layer, foreseen, time.perf_counter() - began)
         return self.driver.acquire(layer, counts, [confidence(*ahead) for ahead in foreseen[:distance]])
 
     def weights(self, key: int, slot: Slot) -> Mapping[str, Tensor]:

@@ -30,23 +30,33 @@ class Device:
 class Compute:
     """Seconds of computing per step, as they were measured when the trace was recorded, by step number.
 
-    A step's time is spread evenly over its layers, and in a layer over its experts and the rest.
+    A step's time is spread evenly over its layers, and in a layer over its experts and the rest. `extra`:
+    seconds that a step takes beside, such as asking the next layers' routers.
     """
 
-    def __init__(self, seconds: Mapping[int, float], expert_share: float) -> None:
-        self._seconds, self.expert_share = seconds, expert_share
+    def __init__(
+        self, seconds: Mapping[int, float], expert_share: float, extra: Mapping[int, float] | None = None
+    ) -> None:
+        self._seconds, self._extra, self._share = seconds, extra or {}, expert_share
         self._usual = float(np.median(list(seconds.values()))) if seconds else 0.0
 
     @classmethod
-    def recorded(cls, trace: Trace) -> "Compute":
-        """From the trace's own clock; no time passes for steps that it did not measure."""
-        steps = trace.steps()
-        seconds = dict(zip(steps["step"].tolist(), steps["compute_s"].tolist(), strict=True))
-        return cls(seconds, expert_share(trace.meta))
+    def recorded(cls, trace: Trace, distance: int = 0) -> "Compute":
+        """From the trace's own clock, with what looking `distance` layers ahead took of it.
 
-    def of(self, step: int) -> float:
-        """Seconds of one step."""
-        return self._seconds.get(step, self._usual)
+        No time passes for steps that it did not measure.
+        """
+        steps, meta = trace.steps(), trace.meta
+        numbers = steps["step"].tolist()
+        seconds = dict(zip(numbers, steps["compute_s"].tolist(), strict=True))
+        part = min(1.0, distance / meta.distances) if meta.distances else 0.0
+        extra = dict(zip(numbers, (part * steps["predict_s"]).tolist(), strict=True))
+        return cls(seconds, expert_share(meta), extra)
+
+    def of(self, step: int) -> tuple[float, float]:
+        """Seconds of one step: in its experts, and in the rest."""
+        whole = self._seconds.get(step, self._usual)
+        return whole * self._share, whole * (1 - self._share) + self._extra.get(step, 0.0)
 
 
 def expert_share(meta: TraceMeta) -> float:

@@ -123,7 +123,8 @@ def simulate(
     )  # fmt: skip
     mover = device.mover(keys)
     residency = Residency(ledger, mover, ArenaSlots(keys.classes, split.budget, NullBacking()), log=log)
-    replay = _Replay(Driver(residency, prefetcher, future), compute or Compute.recorded(trace))
+    compute = compute or Compute.recorded(trace, prefetcher.distance)
+    replay = _Replay(Driver(residency, prefetcher, future), compute)
     replay.run(trace, ("next_ids", "next_scores") if prefetcher.distance else (), progress)
     residency.close()
     return Simulated(setting, replay.prefill, replay.decode)
@@ -170,12 +171,11 @@ class _Replay:
     def _step(self, step: Step) -> None:
         self._driver.step(step.number, step.phase, step.tokens)
         layers = step.experts.shape[1]
-        each = self._compute.of(step.number) / layers
-        experts_s = each * self._compute.expert_share
+        experts_s, rest_s = (seconds / layers for seconds in self._compute.of(step.number))
         distance = self._driver.prefetcher.distance
         advance = self._residency.mover.advance
         for layer in range(layers):
-            advance(each - experts_s)
+            advance(rest_s)
             counts = step.counts(layer)
             with self._driver.acquire(layer, counts, step.foreseen(layer, distance)) as lease:
                 for _ in lease:

@@ -7,7 +7,10 @@ import pyarrow as pa
 
 @dataclass(frozen=True, slots=True)
 class StepRow:
-    """One forward step. Times in seconds; `late` experts were owned but had not landed."""
+    """One forward step. Times in seconds: `wall_s` is `compute_s` and `stall_s` and `predict_s`, which went
+    into asking the next layers' routers at all recorded distances. `late` experts were owned but had not
+    landed.
+    """
 
     step: int
     phase: int
@@ -15,6 +18,7 @@ class StepRow:
     wall_s: float
     compute_s: float
     stall_s: float
+    predict_s: float
     bytes_read: int
     hits: int
     staged: int
