@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from locum.bench import locum_run
 from locum.bench.cgroup import run_limited
+from locum.bench.clock import clock
 from locum.bench.facts import drop_caches
 from locum.bench.locality import dial
 from locum.bench.locum_run import Ask, LocumRun
@@ -183,5 +184,6 @@ PIECES: dict[str, Callable[[Workshop], Result]] = {
     "spine-8gib": spine(8 * GIB),
     "accelerate": against_accelerate,
     "load-time": load_time,
+    "clock": clock,
     "locality": dial,
 }

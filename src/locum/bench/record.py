@@ -91,6 +91,8 @@ _GIB, _GB = float(1 << 30), 1e9
 _COLUMNS: dict[str, tuple[str, float, int]] = {
     "limit GiB": ("memory_limit", _GIB, 2),
     "tokens/s": ("decode_tok_s", 1, 3),
+    "simulated": ("simulated_tok_s", 1, 3),
+    "clock off by": ("clock_error", 1, 3),
     "bound": ("bound_tok_s", 1, 3),
     "of bound": ("of_bound", 1, 2),
     "hit rate": ("hit_rate", 1, 3),
