@@ -1,5 +1,6 @@
 """The simulator, told only what the trace holds, does what the engine did: every hit, miss and eviction."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import pytest
 
 import locum
 from locum.engine.recording import recording
+from locum.errors import TraceError, UsageError
 from locum.model.shipped import shipped_model
 from locum.simulate import Device, Setting, simulate
 from locum.synth.shapes import shape
@@ -68,3 +70,54 @@ def test_decisions_are_the_engines(
         assert stretch.hits == steps["hits"][steps["phase"] == phase].sum()
         assert stretch.misses == steps["misses"][steps["phase"] == phase].sum()
         assert stretch.staged == steps["staged"][steps["phase"] == phase].sum()
+
+
+@pytest.mark.parametrize(
+    ("eviction", "prefetch", "wave"),
+    [
+        ("lru", "next-gate", "rank"), ("lfu", "none", "bypass"), ("lfu-aging:period=40", "none", "rank"),
+        ("fifo", "next-gate:distance=2", "bypass"), ("arc", "next-gate", "rank"),
+    ],
+)  # fmt: skip
+def test_a_recording_that_begins_with_a_full_cache(
+    models: dict[str, Path], tmp_path: Path, eviction: str, prefetch: str, wave: Any
+) -> None:
+    log: list[Any] = []
+    with locum.load(
+        models["trained"], context=128, eviction=eviction, prefetch=prefetch, expert_memory="20%",
+        residents_options={"wave": wave, "log": log.append},
+    ) as engine:  # fmt: skip
+        engine.generate(PROMPTS[0], max_tokens=20, seed=1, ignore_eos=True)
+        before = engine.residents.counts()
+        log.clear()
+        with recording(engine, tmp_path / "t"):
+            engine.generate(PROMPTS[2], max_tokens=20, seed=2, ignore_eos=True)
+        after = engine.residents.counts() - before
+    trace = Trace(tmp_path / "t")
+    assert trace.snapshot is not None
+    setting = Setting.of(trace.snapshot)
+    mine: list[Any] = []
+    found = simulate(trace, setting, Device(1e9), log=mine, snapshot=trace.snapshot)
+    assert mine == log
+    assert found.prefill.hits + found.decode.hits == after.hits
+    cold: list[Any] = []
+    simulate(trace, setting, Device(1e9), log=cold)
+    assert cold != log, "the cache made a difference"
+    other = replace(setting, wave="rank" if wave == "bypass" else "bypass")
+    with pytest.raises(UsageError, match="only by the setting that it had; expected wave"):
+        simulate(trace, other, Device(1e9), snapshot=trace.snapshot)
+    broken = replace(trace.snapshot, ledger={**trace.snapshot.ledger, "groups": [{"capacity": 3}]})
+    with pytest.raises((TraceError, UsageError), match=r"another size|damaged"):
+        simulate(trace, setting, Device(1e9), snapshot=broken)
+    (group,) = trace.snapshot.ledger["groups"]
+    strange = {**group, "cached": [9999, *group["cached"][1:]]}
+    with pytest.raises(TraceError, match="the snapshot is damaged"):
+        simulate(trace, setting, Device(1e9), snapshot=replace(
+            trace.snapshot, ledger={**trace.snapshot.ledger, "groups": [strange]}))  # fmt: skip
+
+
+def test_a_recording_that_begins_with_an_empty_cache_has_no_snapshot(
+    models: dict[str, Path], tmp_path: Path
+) -> None:
+    trace, *_ = recorded(models["random"], tmp_path / "t", expert_memory="30%")
+    assert trace.snapshot is None

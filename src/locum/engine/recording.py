@@ -10,9 +10,11 @@ from locum.backbone.routers import find_routers
 from locum.engine.recorder import Recorder
 from locum.errors import UsageError
 from locum.trace import TraceMeta, TraceWriter
+from locum.trace.snapshot import Snapshot
 
 if TYPE_CHECKING:
     from locum.engine.engine import Engine
+    from locum.engine.residents import Residents
 
 DISTANCES = 3
 """Layers that the routers are asked ahead."""
@@ -23,6 +25,8 @@ def recording(
     engine: "Engine", folder: Path, *, distances: int = DISTANCES, scores: bool = True, tokens: bool = True
 ) -> Iterator[Recorder]:
     """Record everything that `engine` does inside the block into a new `folder`.
+
+    An engine that has run before leaves a snapshot of its cache in there too.
 
     `distances`: layers ahead that the routers are asked, where this model's can be. `scores`: the best router
     scores, margin and entropy. `tokens`: the token ids too; leave them out where texts are private. Raises
@@ -35,6 +39,8 @@ def recording(
     heard = all(router is not None for router in routers)
     meta = meta_of(engine, distances=distances if heard else 0, scores=scores and heard, tokens=tokens)
     with TraceWriter(folder, meta) as writer:
+        if residents.residency.ledger.stats.requests:
+            snapshot_of(residents).write(folder)
         recorder = residents.recorder = Recorder(writer, residents.counts)
         stop = recorder.listen(routers)
         try:
@@ -42,6 +48,16 @@ def recording(
         finally:
             stop()
             residents.recorder = None
+
+
+def snapshot_of(residents: "Residents") -> Snapshot:
+    """The experts' memory as it is between two steps."""
+    options = residents.options
+    return Snapshot(
+        eviction=options.eviction, prefetch=residents.prefetch, wave=options.wave,
+        arena_bytes=options.arena_bytes, ledger=residents.residency.ledger.state(),
+        eviction_params=dict(options.eviction_params), prefetch_params=dict(options.prefetch_params),
+    )  # fmt: skip
 
 
 def meta_of(engine: "Engine", *, distances: int, scores: bool, tokens: bool) -> TraceMeta:

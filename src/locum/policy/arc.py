@@ -8,6 +8,7 @@ is too small, one in `b2` that it is too large; `target` is the share of `t1` th
 
 from collections import OrderedDict
 from collections.abc import Collection, Sequence
+from typing import Any
 
 from locum.errors import PolicyError
 from locum.policy.base import EvictionPolicy, Info, Scope
@@ -123,3 +124,21 @@ class ARC(EvictionPolicy):
         self._capacity = capacity
         self._target = min(self._target, float(capacity))
         self._forget()
+
+    def state(self) -> Any:
+        """See `EvictionPolicy.state`."""
+        lists = {name: list(part.keys) for name, part in self._lists().items()}
+        return lists | {
+            "target": self._target, "capacity": self._capacity, "arrived": self._arrived, "again": self._again
+        }  # fmt: skip
+
+    def restore(self, state: Any) -> None:
+        """See `EvictionPolicy.restore`."""
+        for name, part in self._lists().items():
+            for key in state[name]:
+                part.add(key)
+        self._target, self._capacity = state["target"], state["capacity"]
+        self._arrived, self._again = state["arrived"], state["again"]
+
+    def _lists(self) -> dict[str, _List]:
+        return {"t1": self._t1, "t2": self._t2, "b1": self._b1, "b2": self._b2}

@@ -11,6 +11,8 @@ What it is given, per acquire, in program order:
   What is in `protected` must not be named (it may hold keys that are not resident).
 * `drop(key)`: the key left without being asked for, as when a model is closed.
 * if overridden: `request`, `step`, `forecast`, `resize`.
+* between any two of these: `state()`, all it knows as a JSON value, which `restore` gives to a fresh policy
+  of the same scope and parameters. That one goes on as this one would have.
 
 What it may do: mutate its own state. It never mutates an argument, never keeps one (`protected` and `ids`
 are reused), never sees time, slots, threads or order of arrival, and never draws randomness it was not
@@ -84,6 +86,14 @@ class EvictionPolicy(ABC):
     @abstractmethod
     def drop(self, key: int) -> None:
         """`key` is no longer resident (or never was: then nothing happens)."""
+
+    @abstractmethod
+    def state(self) -> Any:
+        """All that the policy knows, as a JSON value with no keys but strings."""
+
+    @abstractmethod
+    def restore(self, state: Any) -> None:
+        """Take over what `state` of another policy gave, through JSON or not. Only before any event."""
 
     def resize(self, capacity: int) -> None:  # noqa: B027 - optional
         """The group may keep `capacity` bytes from now on."""

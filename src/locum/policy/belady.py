@@ -5,6 +5,7 @@ L. A. Belady, "A study of replacement algorithms for a virtual-storage computer"
 """
 
 from collections.abc import Collection, Sequence
+from typing import Any
 
 from locum.policy.base import EvictionPolicy, Info, Scope
 from locum.policy.order import LowestFirst
@@ -36,3 +37,12 @@ class Belady(EvictionPolicy):
     def drop(self, key: int) -> None:
         """See `EvictionPolicy.drop`."""
         self._order.discard(key)
+
+    def state(self) -> Any:
+        """See `EvictionPolicy.state`."""
+        return {"order": self._order.state(), "stamp": self._stamp}
+
+    def restore(self, state: Any) -> None:
+        """See `EvictionPolicy.restore`."""
+        self._order.restore(state["order"])
+        self._stamp = state["stamp"]

@@ -4,6 +4,7 @@ It plays random requests, waves, drops and budget changes with experts of two si
 keeping its own book of who is resident, and holds every answer against the contract in `policy/base.py`.
 """
 
+import json
 import random
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
@@ -28,6 +29,8 @@ def check_policy(factory: PolicyFactory, *, seeds: int = 20, steps: int = 60, ti
         plain = _play(factory, seed, steps, frozenset)
         again = _play(factory, seed, steps, frozenset)
         _demand(plain == again, "the same events gave different victims", seed)
+        moved = _play(factory, seed, steps, frozenset, moves=True)
+        _demand(plain == moved, "a policy restored from `state` goes on differently", seed)
         shuffled = _play(factory, seed, steps, _awkward)
         _demand(plain == shuffled, "victims depend on how `protected` is stored", seed)
     if ties:
@@ -141,6 +144,12 @@ class _Game:
         if over > 0:
             self.evict(over, frozenset())
 
+    def move(self, factory: PolicyFactory) -> None:
+        """Go on with a fresh policy that is told what this one knows."""
+        state = json.loads(json.dumps(self.policy.state()))
+        self.policy, _ = _make(factory, self.policy.scope)
+        self.policy.restore(state)
+
     def drop(self) -> None:
         """A key leaves, resident or not."""
         key = self.rng.randrange(LAYERS * EXPERTS)
@@ -149,12 +158,22 @@ class _Game:
 
 
 def _play(
-    factory: PolicyFactory, seed: int, steps: int, wrap: Callable[[Collection[int]], Collection[int]]
+    factory: PolicyFactory,
+    seed: int,
+    steps: int,
+    wrap: Callable[[Collection[int]], Collection[int]],
+    *,
+    moves: bool = False,
 ) -> Events:
-    """All answers of one policy to one random sequence of events."""
+    """All answers of one policy to one random sequence of events. `moves`: again and again what it knows goes
+    through JSON into a fresh one.
+    """
     game = _Game(factory, seed, wrap)
-    policy, rng = game.policy, game.rng
+    rng = game.rng
     for step in range(steps):
+        if moves and step % 3 == 1:
+            game.move(factory)
+        policy = game.policy
         if rng.random() < 0.1:
             policy.request(step, begin=False)
             policy.request(step + 1, begin=True)

@@ -1,6 +1,7 @@
 """First in, first out: evict what has been here longest, however often it was asked for."""
 
 from collections.abc import Collection, Sequence
+from typing import Any
 
 from locum.policy.base import EvictionPolicy, Info, Scope, take_until
 
@@ -26,3 +27,11 @@ class FIFO(EvictionPolicy):
     def drop(self, key: int) -> None:
         """See `EvictionPolicy.drop`."""
         self._order.pop(key, None)
+
+    def state(self) -> Any:
+        """See `EvictionPolicy.state`: keys, the next to go first."""
+        return list(self._order)
+
+    def restore(self, state: Any) -> None:
+        """See `EvictionPolicy.restore`."""
+        self._order = dict.fromkeys(state)

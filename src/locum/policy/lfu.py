@@ -7,6 +7,7 @@ fades.
 """
 
 from collections.abc import Collection, Sequence
+from typing import Any
 
 from locum.errors import UsageError
 from locum.policy.base import EvictionPolicy, Info, Scope
@@ -39,6 +40,16 @@ class LFU(EvictionPolicy):
         """See `EvictionPolicy.drop`."""
         self._order.discard(key)
 
+    def state(self) -> Any:
+        """See `EvictionPolicy.state`."""
+        return {"count": list(self._count.items()), "order": self._order.state(), "stamp": self._stamp}
+
+    def restore(self, state: Any) -> None:
+        """See `EvictionPolicy.restore`."""
+        self._count = dict(state["count"])
+        self._order.restore(state["order"])
+        self._stamp = state["stamp"]
+
 
 class AgingLFU(LFU):
     """`LFU` whose counts are halved (rounding down) every `period` requests, before the acquire that
@@ -63,3 +74,12 @@ class AgingLFU(LFU):
             self._count = {key: times >> 1 for key, times in self._count.items()}
             self._order.rescore(self._count)
         super().use(tick, layer, ids, new, info)
+
+    def state(self) -> Any:
+        """See `EvictionPolicy.state`."""
+        return super().state() | {"next": self._next}
+
+    def restore(self, state: Any) -> None:
+        """See `EvictionPolicy.restore`."""
+        super().restore(state)
+        self._next = state["next"]

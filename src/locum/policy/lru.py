@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Collection, Sequence
+from typing import Any
 
 from locum.policy.base import EvictionPolicy, Info, Scope, take_until
 
@@ -34,3 +35,11 @@ class LRU(EvictionPolicy):
     def drop(self, key: int) -> None:
         """See `EvictionPolicy.drop`."""
         self._order.pop(key, None)
+
+    def state(self) -> Any:
+        """See `EvictionPolicy.state`: keys, the next to go first."""
+        return list(self._order)
+
+    def restore(self, state: Any) -> None:
+        """See `EvictionPolicy.restore`."""
+        self._order = OrderedDict.fromkeys(state)

@@ -1,7 +1,8 @@
 """Residents ordered by (score, stamp, key), lowest first: the shared half of score-based policies."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from heapq import heapify, heappop, heappush
+from typing import Any
 
 from locum.policy.base import take_until
 
@@ -36,6 +37,15 @@ class LowestFirst:
     def rescore(self, scores: Mapping[int, float]) -> None:
         """Give every key in here the score `scores[key]`; stamps stay."""
         self._item = {key: (scores[key], stamp, key) for key, (_, stamp, _) in self._item.items()}
+        self._compact()
+
+    def state(self) -> list[list[float]]:
+        """[score, stamp, key] of each key."""
+        return [list(item) for item in self._item.values()]
+
+    def restore(self, state: Iterable[Sequence[Any]]) -> None:
+        """Hold what `state` of another one gave, and nothing else."""
+        self._item = {key: (score, stamp, key) for score, stamp, key in state}
         self._compact()
 
     def take(self, need: int, sizes: Sequence[int], protected: Collection[int]) -> list[int]:

@@ -6,8 +6,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from locum.errors import LoadError
+from locum.residency.decision import Decision
 from locum.residency.entry import Entry
-from locum.residency.ledger import Decision
 from locum.residency.mover.base import Priority, Slot
 
 if TYPE_CHECKING:

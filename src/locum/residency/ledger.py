@@ -7,58 +7,21 @@ it. So the same events give the same decisions in the simulator and on any machi
 Speculation has a small pool of bytes of its own and never evicts from the cache.
 """
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from operator import ge
-from typing import Literal, NamedTuple
+from typing import Any, Literal
 
 from locum.errors import PolicyError, UsageError
 from locum.policy.base import EvictionPolicy, Info, PolicyFactory, Scope, require
+from locum.residency.decision import Decision, Stats
 from locum.residency.keys import KeySpace
 
 Wave = Literal["rank", "bypass"]
 """What happens when a request does not fit beside what must stay. `rank`: residents and requested
 compete, and requested losers are streamed. `bypass`: residents stay, new ones fill what room there is, the
 rest is streamed."""
-
-
-class Decision(NamedTuple):
-    """What one event did. Lists of keys; together `hits`, `staged` and `misses` are the ids asked for."""
-
-    hits: list[int]
-    """Cached before the call."""
-    staged: list[int]
-    """Speculated before the call; they leave the pool for the cache (or stream)."""
-    misses: list[int]
-    evicted: list[int]
-    """Dropped now, not asked for. In the policy's order, worst first."""
-    streamed: list[int]
-    """Asked for, used, then dropped. Hits may be among them."""
-    cancelled: list[int]
-    """Speculated in vain: their due tick is past."""
-
-
-@dataclass(slots=True)
-class Stats:
-    """Counts of experts since the start. A request is one distinct expert of one layer in one step."""
-
-    hits: int = 0
-    staged: int = 0
-    misses: int = 0
-    evicted: int = 0
-    streamed: int = 0
-    wasted: int = 0
-
-    @property
-    def requests(self) -> int:
-        """Experts asked for."""
-        return self.hits + self.staged + self.misses
-
-    @property
-    def hit_rate(self) -> float:
-        """(hits + staged) / requests; 0 before the first request."""
-        return (self.hits + self.staged) / self.requests if self.requests else 0.0
 
 
 @dataclass(slots=True)
@@ -268,6 +231,50 @@ class Ledger:
     def capacities(self) -> tuple[int, ...]:
         """Bytes per group."""
         return tuple(group.capacity for group in self._groups)
+
+    def state(self) -> dict[str, Any]:
+        """All that the Ledger knows, as a JSON value: see `restore`. No lease may be open."""
+        assert not self._pins, "a lease is open"
+        return {
+            "step": self._step,
+            "tick": self.tick,
+            "speculation": self.speculation,
+            "stage": list(self._stage.items()),
+            "groups": [
+                {"capacity": group.capacity, "cached": sorted(group.cached), "policy": group.policy.state()}
+                for group in self._groups
+            ],
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on as the Ledger would whose `state` this is. Only before any event; counts start at nothing.
+
+        Raises `UsageError` when that one has other capacities, `ValueError` for experts that cannot be there.
+        """
+        theirs = [group["capacity"] for group in state["groups"]]
+        if theirs != list(self.capacities) or state["speculation"] != self.speculation:
+            raise UsageError(
+                "the cache that is to be taken up has another size",
+                allowed=f"{list(self.capacities)} and {self.speculation} bytes ahead",
+                got=f"{theirs} and {state['speculation']}",
+            )
+        self._step, self.tick = state["step"], state["tick"]
+        self._stage = dict(state["stage"])
+        self._stage_used = sum(self._sizes[key] for key in self._stage)
+        for group, saved in zip(self._groups, state["groups"], strict=True):
+            group.cached = set(saved["cached"])
+            group.used = sum(self._sizes[key] for key in group.cached)
+            group.policy.restore(saved["policy"])
+        self._check_restored()
+
+    def _check_restored(self) -> None:
+        known = {key for keys in self.keys.keys_of for key in keys}
+        for number, group in enumerate(self._groups):
+            strange = [k for k in group.cached if k not in known or self.keys.group_of(k) != number]
+            if strange or group.used > group.capacity:
+                raise ValueError(f"group {number} holds {group.used} bytes, {strange} among them")
+        if not known.issuperset(self._stage) or self._stage_used > self.speculation:
+            raise ValueError(f"{sorted(self._stage)} are read ahead, {self._stage_used} bytes")
 
     def check_integrity(self) -> None:
         """Assert what must hold between any two events."""

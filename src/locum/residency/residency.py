@@ -11,10 +11,11 @@ from typing import Any
 
 from locum.errors import BudgetError
 from locum.policy.base import Info
+from locum.residency.decision import Decision
 from locum.residency.entry import Entry
 from locum.residency.keys import KeySpace
 from locum.residency.lease import Lease
-from locum.residency.ledger import Decision, Ledger
+from locum.residency.ledger import Ledger
 from locum.residency.mover.base import Mover, Priority, State, Ticket
 from locum.residency.slots import PAGE, ArenaSlots, minimum_bytes
 
@@ -192,6 +193,16 @@ class Residency:
             self._log(("discard", tuple(ids), decision))
         self._disown(decision)
         return decision
+
+    def adopt(self) -> None:
+        """What the Ledger owns is there from the start: in virtual time, once the Ledger was restored."""
+        assert not self.entries, "something is there already"
+        for key in (*(key for n in range(self.keys.group_count) for key in sorted(self.ledger.cached(n))),
+                    *self.ledger.staged):  # fmt: skip
+            entry = Entry(key, True)
+            placed = self.arena.put(entry, self.keys.class_of[key])
+            assert placed, "what the Ledger keeps has room in the arena"
+            self.entries[key] = entry
 
     def close(self) -> None:
         """Close open leases, stop every load, wait until the Mover has let go of every slot. Idempotent.

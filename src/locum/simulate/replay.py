@@ -5,9 +5,9 @@ missed and evicted is exactly what the engine would have done, and time is as go
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
-from locum.errors import TraceError
+from locum.errors import TraceError, UsageError
 from locum.policy import create as create_eviction
 from locum.policy.prefetch import create_for as create_prefetch
 from locum.residency.driver import Driver
@@ -20,6 +20,7 @@ from locum.simulate.cost import Compute, Device
 from locum.simulate.steps import Step, future_of, last_steps, steps_of
 from locum.trace import Trace, TraceMeta
 from locum.trace.columns import DECODE
+from locum.trace.snapshot import Snapshot
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +33,22 @@ class Setting:
     wave: Wave = "rank"
     eviction_params: Mapping[str, object] = field(default_factory=dict)
     prefetch_params: Mapping[str, object] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, snapshot: Snapshot) -> "Setting":
+        """The setting that a recording ran with."""
+        return cls(**{f.name: getattr(snapshot, f.name) for f in fields(cls)})
+
+    def require(self, snapshot: Snapshot) -> None:
+        """Raises `UsageError` unless the snapshot is of an engine with this setting."""
+        theirs = Setting.of(snapshot)
+        differ = [f.name for f in fields(self) if getattr(self, f.name) != getattr(theirs, f.name)]
+        if differ:
+            raise UsageError(
+                "a cache can be taken up only by the setting that it had",
+                allowed=", ".join(f"{name} {getattr(theirs, name)}" for name in differ),
+                got=", ".join(f"{name} {getattr(self, name)}" for name in differ),
+            )
 
 
 @dataclass(slots=True)
@@ -98,11 +115,13 @@ def simulate(
     compute: Compute | None = None,
     log: Log | None = None,
     progress: Callable[[int], None] | None = None,
+    snapshot: Snapshot | None = None,
 ) -> Simulated:
-    """Replay `trace` as `setting` from an empty cache. `progress` hears the rows done.
+    """Replay `trace` as `setting`, from an empty cache or from the `snapshot` of an engine with this setting.
 
-    Raises `UsageError` for a policy that needs what the trace does not have, `TraceError` for a prefetcher
-    that does, `BudgetError` where no expert fits.
+    `progress` hears the rows done. Raises `UsageError` for a policy that needs what the trace does not have,
+    or a snapshot of another setting; `TraceError` for a prefetcher that needs more, or a damaged snapshot;
+    `BudgetError` where no expert fits.
     """
     meta = trace.meta
     keys = key_space(meta)
@@ -124,10 +143,21 @@ def simulate(
     mover = device.mover(keys)
     residency = Residency(ledger, mover, ArenaSlots(keys.classes, split.budget, NullBacking()), log=log)
     compute = compute or Compute.recorded(trace, prefetcher.distance)
+    if snapshot is not None:
+        setting.require(snapshot)
+        _take_up(snapshot, residency)
     replay = _Replay(Driver(residency, prefetcher, future), compute)
     replay.run(trace, ("next_ids", "next_scores") if prefetcher.distance else (), progress)
     residency.close()
     return Simulated(setting, replay.prefill, replay.decode)
+
+
+def _take_up(snapshot: Snapshot, residency: Residency) -> None:
+    try:
+        residency.ledger.restore(snapshot.ledger)
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        raise TraceError("the snapshot is damaged", got=f"{type(error).__name__}: {error}") from error
+    residency.adopt()
 
 
 class _Replay:

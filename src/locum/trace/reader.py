@@ -21,6 +21,7 @@ from locum.trace import steps
 from locum.trace.columns import COLUMNS, Rows, arrow_schema, from_batch
 from locum.trace.meta import TraceMeta
 from locum.trace.parts import WRITING, batches_of, find_parts, open_part
+from locum.trace.snapshot import Snapshot
 from locum.trace.validate import check_rows
 from locum.units import format_bytes
 
@@ -117,6 +118,11 @@ class Trace:
         tables = [open_part(path, steps.SCHEMA).read() for path in self._steps]
         table = pa.concat_tables(tables) if tables else steps.to_table([])
         return {name: table.column(name).to_numpy() for name in table.schema.names}
+
+    @cached_property
+    def snapshot(self) -> Snapshot | None:
+        """The cache when the recording began; None where it was empty, or nobody kept it."""
+        return Snapshot.read(self.path)
 
     @cached_property
     def digest(self) -> str:
