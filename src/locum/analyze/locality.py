@@ -35,56 +35,82 @@ def segment_routing(
     """SRP per segment length: `model` with its interval, `layers`, and `kept`: how many experts the best rule
     keeps, over those chosen per token. `random` is SRP of the same tokens in random order.
     """
+    lengths = tuple(m for m in lengths if any(len(ids) >= m for ids in segments.found))
+    counts = _by_length(segments.found, meta, lengths)
+    mixed = _by_length(_shuffled(segments.found), meta, lengths)
     found: dict[str, Any] = {}
     for m in lengths:
-        windows = [ids for ids in segments.found if len(ids) >= m]
-        if not windows:
-            continue
-        counts_nLC = np.stack([window_counts(ids, meta, m) for ids in windows])
-        model, kept, threshold = best_f1(counts_nLC.sum((0, 1)))
-        low, high = _interval(counts_nLC.sum(1))
-        mixed_LC = sum(window_counts(ids, meta, m) for ids in _shuffled(windows))
+        counts_nLC = np.stack(counts[m])
+        model, kept, threshold = (figure[()] for figure in best_f1(counts_nLC.sum((0, 1))))
+        layers_L, _, _ = best_f1(counts_nLC.sum(0))
+        random, _, _ = best_f1(np.sum(mixed[m], axis=(0, 1)))
         found[str(m)] = {
-            "model": model, "ci": (low, high), "kept": kept, "threshold": threshold,
-            "layers": [best_f1(counts_C)[0] for counts_C in counts_nLC.sum(0)],
-            "random": best_f1(np.asarray(mixed_LC).sum(0))[0],
+            "model": model, "ci": _interval(counts_nLC.sum(1)), "kept": kept, "threshold": threshold,
+            "layers": layers_L, "random": random,
         }  # fmt: skip
     return plain(found)
 
 
-def _shuffled(windows: list[NDArray[np.int16]]) -> list[NDArray[np.int16]]:
+def _by_length(
+    texts: list[NDArray[np.int16]], meta: TraceMeta, lengths: tuple[int, ...]
+) -> dict[int, list[NDArray[np.int64]]]:
+    """Per length, `window_counts` of each text that is as long."""
+    found: dict[int, list[NDArray[np.int64]]] = {m: [] for m in lengths}
+    for ids_TLK in texts:
+        total_TLE = _running(ids_TLK, max(meta.experts))
+        for m in lengths:
+            if len(ids_TLK) >= m:
+                found[m].append(window_counts(total_TLE, meta, m))
+    return found
+
+
+def _shuffled(texts: list[NDArray[np.int16]]) -> list[NDArray[np.int16]]:
     """All tokens of the sample in random order, cut as before: what remains without any locality."""
-    tokens = np.concatenate(windows)
+    tokens = np.concatenate(texts)
     mixed = tokens[np.random.default_rng(0).permutation(len(tokens))]
-    return np.split(mixed, np.cumsum([len(ids) for ids in windows])[:-1])
+    return np.split(mixed, np.cumsum([len(ids) for ids in texts])[:-1])
 
 
-def window_counts(ids_TLK: NDArray[np.int16], meta: TraceMeta, m: int) -> NDArray[np.int64]:
-    """[L, C]: in how many windows of m tokens an expert of layer l was chosen c times, experts added up."""
+def _running(ids_TLK: NDArray[np.int16], experts: int) -> NDArray[np.int32]:
+    """[T + 1, L, E]: how many of the tokens before chose each expert."""
     tokens, layers, _ = ids_TLK.shape
-    experts = max(meta.experts)
     chosen_TLE = np.zeros((tokens + 1, layers, experts + 1), np.int32)
     place_TL1 = np.arange(1, tokens + 1)[:, None, None], np.arange(layers)[:, None]
     chosen_TLE[(*place_TL1, ids_TLK)] = 1  # -1 is the last place, which is nobody's
-    total_TLE = chosen_TLE[:, :, :-1].cumsum(0)
+    total_TLE: NDArray[np.int32] = chosen_TLE[:, :, :-1].cumsum(0, dtype=np.int32)
+    return total_TLE
+
+
+def window_counts(total_TLE: NDArray[np.int32], meta: TraceMeta, m: int) -> NDArray[np.int64]:
+    """[L, C]: in how many windows of m tokens an expert of layer l was chosen c times, experts added up.
+
+    `total_TLE` as `_running` gives it.
+    """
+    tokens, layers, experts = len(total_TLE) - 1, *total_TLE.shape[1:]
     count_WLE = total_TLE[m:] - total_TLE[:-m]
-    flat = count_WLE + (np.arange(layers) * (m + 1))[:, None]
-    counts = np.bincount(flat.reshape(-1), minlength=layers * (m + 1)).reshape(layers, m + 1)
+    count_WLE += (np.arange(layers, dtype=np.int32) * (m + 1))[:, None]
+    counts = np.bincount(count_WLE.reshape(-1), minlength=layers * (m + 1)).reshape(layers, m + 1)
     counts[:, 0] -= (experts - np.array(meta.experts)) * (tokens - m + 1)  # those that layer l does not have
     return counts
 
 
-def best_f1(counts_C: NDArray[Any]) -> tuple[float, float, int]:
-    """(best F1, tokens predicted over tokens chosen there, threshold) from a histogram of window counts."""
-    m = len(counts_C) - 1
-    number_C = np.arange(m + 1)
-    right_C = np.cumsum((counts_C * number_C)[::-1])[::-1]
-    predicted_C = m * np.cumsum(counts_C[::-1])[::-1]
-    f1_C = divide(2 * right_C, predicted_C + right_C[0])
-    if np.isnan(f1_C).all():
-        return float("nan"), float("nan"), 0
-    best = int(np.nanargmax(f1_C))
-    return float(f1_C[best]), float(divide(predicted_C[best], right_C[0])[()]), best
+def best_f1(counts_XC: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
+    """(best F1, tokens predicted over tokens chosen there, threshold) from histograms of window counts.
+
+    NaN, NaN, 0 where nobody was chosen.
+    """
+    m = counts_XC.shape[-1] - 1
+    right_XC = np.cumsum((counts_XC * np.arange(m + 1))[..., ::-1], axis=-1)[..., ::-1]
+    predicted_XC = m * np.cumsum(counts_XC[..., ::-1], axis=-1)[..., ::-1]
+    f1_XC = divide(2 * right_XC, predicted_XC + right_XC[..., :1])
+    best_X1 = np.argmax(np.nan_to_num(f1_XC, nan=-1.0), axis=-1, keepdims=True)
+    nobody_X = right_XC[..., 0] == 0
+
+    def there(figure_XC: NDArray[Any]) -> NDArray[np.float64]:
+        return np.where(nobody_X, np.nan, np.take_along_axis(figure_XC, best_X1, -1)[..., 0])
+
+    kept_XC = divide(predicted_XC, right_XC[..., :1])
+    return there(f1_XC), there(kept_XC), np.where(nobody_X, 0, best_X1[..., 0])
 
 
 def _interval(counts_nC: NDArray[np.int64], draws: int = 1000) -> tuple[float, float]:
@@ -92,8 +118,8 @@ def _interval(counts_nC: NDArray[np.int64], draws: int = 1000) -> tuple[float, f
     if len(counts_nC) < 2:
         return float("nan"), float("nan")
     even = np.full(len(counts_nC), 1 / len(counts_nC))
-    picked = np.random.default_rng(0).multinomial(len(counts_nC), even, draws)
-    low, high = np.quantile([best_f1(counts_C)[0] for counts_C in picked @ counts_nC], [0.025, 0.975])
+    picked = np.random.default_rng(0).multinomial(len(counts_nC), even, draws).astype(float)
+    low, high = np.quantile(best_f1(picked @ counts_nC)[0], [0.025, 0.975])
     return float(low), float(high)
 
 
@@ -132,9 +158,9 @@ def rates(depths_nE: NDArray[np.int64], least: int, first_E: NDArray[np.int64]) 
     """Histograms of depths to hit rates by size."""
     hits_nE, asked_n = depths_nE[:, 1:].cumsum(1), depths_nE.sum(1)
     rate_E = hits_nE.sum(0) / asked_n.sum()
-    bands = [bootstrap(hits, asked_n) for hits in hits_nE.T]
+    low_E, high_E = bootstrap(hits_nE, asked_n)
     rate_E[: least - 1] = np.nan
     return {
-        "rate": rate_E, "low": [low for low, _ in bands], "high": [high for _, high in bands],
+        "rate": rate_E, "low": low_E, "high": high_E,
         "cold": first_E / asked_n.sum(),
     }  # fmt: skip

@@ -7,6 +7,7 @@ Axes: n segments, T tokens of a segment, L MoE layers, K chosen.
 """
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -85,17 +86,18 @@ class Segments:
 
 
 def bootstrap(
-    values_n: NDArray[np.float64], weights_n: NDArray[np.float64], seed: int = 0, draws: int = 1000
-) -> tuple[float, float]:
-    """95% interval of sum(values) / sum(weights) over segments drawn with replacement."""
-    if len(values_n) < 2:
-        return float("nan"), float("nan")
-    picked = np.random.default_rng(seed).multinomial(
-        len(values_n), np.full(len(values_n), 1 / len(values_n)), draws
-    )
-    ratios = (picked @ values_n) / np.maximum(picked @ weights_n, 1e-300)
-    low, high = np.quantile(ratios, [0.025, 0.975])
-    return float(low), float(high)
+    values_nX: NDArray[Any], weights_n: NDArray[Any], seed: int = 0, draws: int = 1000
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """95% intervals ([X], [X]) of sum(values) / sum(weights) over segments drawn with replacement."""
+    count = len(values_nX)
+    if count < 2:
+        nothing = np.full(values_nX.shape[1:], np.nan)
+        return nothing, nothing
+    # floats, because only their products are fast
+    picked = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), draws).astype(float)
+    ratios = (picked @ values_nX) / np.maximum(picked @ weights_n, 1e-300)[:, None]
+    low, high = np.quantile(ratios, [0.025, 0.975], axis=0)
+    return low, high
 
 
 def layer_acquires(ids_TK: NDArray[np.int16]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:

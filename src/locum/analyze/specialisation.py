@@ -97,20 +97,16 @@ class Vocabulary(Metric):
         assert rows.token is not None
         self._load_LE += count_choices(rows.experts, self.experts)
         self._rows += len(rows)
-        for token in np.unique(rows.token).tolist():
+        tokens, which_t = np.unique(rows.token, return_inverse=True)
+        for token in tokens.tolist():
             if token not in self._place and len(self._place) < TOKENS:
                 self._place[token] = len(self._place)
-        place_t = np.array([self._place.get(token, -1) for token in rows.token.tolist()])
+        place_t = np.array([self._place.get(token, -1) for token in tokens.tolist()])[which_t]
         followed = place_t >= 0
         place_t, ids_tLK = place_t[followed], rows.experts[followed].astype(np.int64)
         self._seen += np.bincount(place_t, minlength=TOKENS)
-        wide = self.experts + 1
-        flat = (place_t[:, None, None] * self.layers + np.arange(self.layers)[:, None]) * wide + ids_tLK + 1
-        values, counts = np.unique(flat, return_counts=True)
-        row, expert = np.divmod(values, wide)
-        there = expert > 0
-        token, layer = np.divmod(row[there], self.layers)
-        self._counts_VLE[token, layer, expert[there] - 1] += counts[there].astype(np.int32)
+        first = (place_t[:, None, None] * self.layers + np.arange(self.layers)[:, None]) * self.experts
+        np.add.at(self._counts_VLE.reshape(-1), (first + ids_tLK)[ids_tLK >= 0], np.int32(1))
 
     def result(self) -> dict[str, Any]:
         """`tokens` counted, per layer the mean `share` and what the load alone gives `by_chance`."""

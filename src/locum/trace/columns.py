@@ -164,7 +164,8 @@ def from_batch(batch: pa.RecordBatch, meta: TraceMeta) -> Rows:
     for name, array in zip(batch.schema.names, batch.columns, strict=True):
         column = BY_NAME[name]
         if column.dtype == "str":
-            found[name] = np.array(array.to_pylist(), object)
+            names = np.array([*array.dictionary.to_pylist(), None], object)
+            found[name] = names[array.indices.fill_null(-1).to_numpy()]
         elif column.axes:
             found[name] = (
                 array.flatten().to_numpy(zero_copy_only=False).reshape(len(array), *column.shape(meta))
