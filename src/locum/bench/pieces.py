@@ -15,6 +15,7 @@ from locum.bench.peers.accelerate import PeerAsk, PeerRun
 from locum.bench.record import Result, Row, Target
 from locum.bench.roofline import Rates
 from locum.bench.rows import load_row, locum_row, peer_row
+from locum.bench.tracing import recording_cost, ten_million
 from locum.bench.workshop import Model, Workshop, say
 from locum.units import GIB, format_bytes
 
@@ -185,5 +186,7 @@ PIECES: dict[str, Callable[[Workshop], Result]] = {
     "accelerate": against_accelerate,
     "load-time": load_time,
     "clock": clock,
+    "recording": recording_cost,
+    "trace-10m": ten_million,
     "locality": dial,
 }
