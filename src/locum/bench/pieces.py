@@ -13,6 +13,7 @@ from locum.bench.locum_run import Ask, LocumRun
 from locum.bench.peers import accelerate
 from locum.bench.peers.accelerate import PeerAsk, PeerRun
 from locum.bench.record import Result, Row, Target
+from locum.bench.replay import speed
 from locum.bench.roofline import Rates
 from locum.bench.rows import load_row, locum_row, peer_row
 from locum.bench.tracing import recording_cost, ten_million
@@ -186,6 +187,7 @@ PIECES: dict[str, Callable[[Workshop], Result]] = {
     "accelerate": against_accelerate,
     "load-time": load_time,
     "clock": clock,
+    "replay": speed,
     "recording": recording_cost,
     "trace-10m": ten_million,
     "locality": dial,
