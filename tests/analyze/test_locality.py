@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from helpers_cases import few, thousands
 from helpers_trace import meta_of, rows_of
 from locum.analyze.caching import hit_curves
 from locum.analyze.locality import segment_cache, segment_routing
@@ -58,9 +59,7 @@ def srp_by_definition(ids: Any, length: int, m: int, layers: range) -> float:
     return best
 
 
-@settings(max_examples=60, deadline=None)
-@given(drawn=choices(), m=st.sampled_from([1, 2, 3, 4]))
-def test_srp_is_its_definition(drawn: Any, m: int) -> None:
+def srp_is_its_definition(drawn: Any, m: int) -> None:
     ids, k, length = drawn
     found = segment_routing(
         sampled(ids, meta_of(LAYERS, EXPERTS, k), length), meta_of(LAYERS, EXPERTS, k), (m,)
@@ -69,6 +68,18 @@ def test_srp_is_its_definition(drawn: Any, m: int) -> None:
     for layer in range(LAYERS):
         expected = srp_by_definition(ids, length, m, range(layer, layer + 1))
         assert found[str(m)]["layers"][layer] == pytest.approx(expected)
+
+
+@few(60)
+@given(drawn=choices(), m=st.sampled_from([1, 2, 3, 4]))
+def test_srp_is_its_definition(drawn: Any, m: int) -> None:
+    srp_is_its_definition(drawn, m)
+
+
+@thousands
+@given(drawn=choices(), m=st.sampled_from([1, 2, 3, 4]))
+def test_srp_is_its_definition_often(drawn: Any, m: int) -> None:
+    srp_is_its_definition(drawn, m)
 
 
 def cache_by_definition(ids: Any, length: int, size: int, kind: str, m: int) -> float:
@@ -99,9 +110,7 @@ def value(tokens: list[list[int]], now: int, expert: int, kind: str, m: int) -> 
     }[kind]
 
 
-@settings(max_examples=60, deadline=None)
-@given(drawn=choices(), m=st.sampled_from([1, 2, 4]))
-def test_caches_are_their_definitions(drawn: Any, m: int) -> None:
+def caches_are_their_definitions(drawn: Any, m: int) -> None:
     ids, k, length = drawn
     meta = meta_of(LAYERS, EXPERTS, k)
     segments = sampled(ids, meta, length)
@@ -118,6 +127,18 @@ def test_caches_are_their_definitions(drawn: Any, m: int) -> None:
             b >= a - 1e-12
             for a, b in zip(curves[other]["rate"][k - 1 :], curves["belady"]["rate"][k - 1 :], strict=True)
         )
+
+
+@few(60)
+@given(drawn=choices(), m=st.sampled_from([1, 2, 4]))
+def test_caches_are_their_definitions(drawn: Any, m: int) -> None:
+    caches_are_their_definitions(drawn, m)
+
+
+@thousands
+@given(drawn=choices(), m=st.sampled_from([1, 2, 4]))
+def test_caches_are_their_definitions_often(drawn: Any, m: int) -> None:
+    caches_are_their_definitions(drawn, m)
 
 
 def test_the_same_experts_for_ever() -> None:

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from helpers_cases import few, thousands
 from locum.native import library, replay, twin_replay
 from locum.policy import create
 from locum.policy.future import Future
@@ -94,10 +95,7 @@ def sizes(acquires: Acquires) -> range:
     return range(max(map(len, acquires)), KEYS + 1)
 
 
-@both
-@settings(max_examples=300, deadline=None)
-@given(acquires=requests())
-def test_all_sizes_of_lru(where: Any, acquires: Acquires) -> None:
+def all_sizes_of_lru(where: Any, acquires: Acquires) -> None:
     depths = where.lru_depths(*flat(acquires), KEYS)
     assert depths[0] == len({key for asked in acquires for key in asked})
     for size in sizes(acquires):
@@ -105,9 +103,20 @@ def test_all_sizes_of_lru(where: Any, acquires: Acquires) -> None:
 
 
 @both
-@settings(max_examples=300, deadline=None)
-@given(acquires=requests(), window=st.integers(1, 6))
-def test_all_sizes_of_scores(where: Any, acquires: Acquires, window: int) -> None:
+@few(300)
+@given(acquires=requests())
+def test_all_sizes_of_lru(where: Any, acquires: Acquires) -> None:
+    all_sizes_of_lru(where, acquires)
+
+
+@both
+@thousands
+@given(acquires=requests())
+def test_all_sizes_of_lru_often(where: Any, acquires: Acquires) -> None:
+    all_sizes_of_lru(where, acquires)
+
+
+def all_sizes_of_scores(where: Any, acquires: Acquires, window: int) -> None:
     rules = {replay.USES: by_uses(acquires), replay.WINDOW: by_window(acquires, window)}
     for kind, rule in rules.items():
         depths = where.score_depths(*flat(acquires), KEYS, kind, window)
@@ -117,12 +126,37 @@ def test_all_sizes_of_scores(where: Any, acquires: Acquires, window: int) -> Non
 
 
 @both
-@settings(max_examples=100, deadline=None)
-@given(acquires=requests(most=3, longest=14))
-def test_nothing_beats_belady(where: Any, acquires: Acquires) -> None:
+@few(300)
+@given(acquires=requests(), window=st.integers(1, 6))
+def test_all_sizes_of_scores(where: Any, acquires: Acquires, window: int) -> None:
+    all_sizes_of_scores(where, acquires, window)
+
+
+@both
+@thousands
+@given(acquires=requests(), window=st.integers(1, 6))
+def test_all_sizes_of_scores_often(where: Any, acquires: Acquires, window: int) -> None:
+    all_sizes_of_scores(where, acquires, window)
+
+
+def nothing_beats_belady(where: Any, acquires: Acquires) -> None:
     depths = where.score_depths(*flat(acquires), KEYS, replay.NEXT, 0)
     for size in sizes(acquires):
         assert depths[1 : size + 1].sum() == best_hits(acquires, size)
+
+
+@both
+@few(100)
+@given(acquires=requests(most=3, longest=14))
+def test_nothing_beats_belady(where: Any, acquires: Acquires) -> None:
+    nothing_beats_belady(where, acquires)
+
+
+@both
+@thousands
+@given(acquires=requests(most=3, longest=14))
+def test_nothing_beats_belady_often(where: Any, acquires: Acquires) -> None:
+    nothing_beats_belady(where, acquires)
 
 
 POLICIES = {
@@ -143,15 +177,27 @@ def by_ledger(acquires: Acquires, name: str, capacity: int) -> tuple[int, int, i
     return ledger.stats.hits, ledger.stats.evicted, ledger.stats.streamed
 
 
-@both
-@pytest.mark.parametrize("name", POLICIES)
-@settings(max_examples=200, deadline=None)
-@given(acquires=requests(most=6), capacity=st.integers(0, KEYS))
-def test_one_size_is_the_ledger(where: Any, name: str, acquires: Acquires, capacity: int) -> None:
+def one_size_is_the_ledger(where: Any, name: str, acquires: Acquires, capacity: int) -> None:
     kind, period = POLICIES[name]
     assert where.replay(*flat(acquires), KEYS, kind, capacity, period=period) == by_ledger(
         acquires, name, capacity
     )
+
+
+@both
+@pytest.mark.parametrize("name", POLICIES)
+@few(200)
+@given(acquires=requests(most=6), capacity=st.integers(0, KEYS))
+def test_one_size_is_the_ledger(where: Any, name: str, acquires: Acquires, capacity: int) -> None:
+    one_size_is_the_ledger(where, name, acquires, capacity)
+
+
+@both
+@pytest.mark.parametrize("name", POLICIES)
+@thousands
+@given(acquires=requests(most=6), capacity=st.integers(0, KEYS))
+def test_one_size_is_the_ledger_often(where: Any, name: str, acquires: Acquires, capacity: int) -> None:
+    one_size_is_the_ledger(where, name, acquires, capacity)
 
 
 @needs_library

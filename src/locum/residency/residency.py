@@ -38,6 +38,8 @@ class Physical:
     ready: int = 0
     """Staged experts that had landed when asked for."""
     retries: int = 0
+    started: int = 0
+    """Loads begun, retries among them."""
     bytes_read: int = 0
     """Stored bytes of the loads that landed."""
     stall_s: float = 0.0
@@ -259,6 +261,7 @@ class Residency:
     def begin(self, entry: Entry, priority: Priority) -> None:
         """Start (again) the load of an entry into its slot."""
         after = self._source(entry.key) if self._source is not None else None
+        self.physical.started += 1
         entry.ticket = self.mover.start(entry.key, entry.slot, priority, after)
         self._loading[entry.key] = entry
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +11,9 @@ from locum.residency.keys import KeySpace
 from locum.residency.mover.throttled import modelled
 from locum.residency.mover.virtual import VirtualMover
 from locum.trace import Trace, TraceMeta
+from locum.trace.columns import DECODE
 
+_LEAST_STEPS = 12
 EXPERT_SHARE = 0.5
 """Of a step's computing that its experts do, where a trace does not know the backbone's size."""
 
@@ -27,36 +30,59 @@ class Device:
         return modelled(self.bytes_per_second, self.channels, keys.stored.__getitem__)
 
 
-class Compute:
-    """Seconds of computing per step, as they were measured when the trace was recorded, by step number.
+@dataclass(frozen=True, slots=True)
+class StepCost:
+    """Seconds of one step's computing: in its experts, in the rest, and per load that is begun."""
 
-    A step's time is spread evenly over its layers, and in a layer over its experts and the rest. `extra`:
-    seconds that a step takes beside, such as asking the next layers' routers.
+    experts_s: float
+    rest_s: float
+    load_s: float
+
+
+class Compute:
+    """What computing takes, step by step, as it was measured when the trace was recorded.
+
+    A step's time is spread evenly over its layers, and in a layer over its experts and the rest. What the
+    processor does for each load is told apart from it, because another setting loads more or less.
     """
 
-    def __init__(
-        self, seconds: Mapping[int, float], expert_share: float, extra: Mapping[int, float] | None = None
-    ) -> None:
-        self._seconds, self._extra, self._share = seconds, extra or {}, expert_share
-        self._usual = float(np.median(list(seconds.values()))) if seconds else 0.0
+    def __init__(self, steps: Mapping[str, NDArray[Any]], meta: TraceMeta, distance: int = 0) -> None:
+        """`steps` as `Trace.steps` gives them; `distance`: layers that the setting looks ahead."""
+        self._share = expert_share(meta)
+        loads = steps["bytes_read"] / np.mean(meta.expert_bytes) if meta.expert_bytes else 0.0 * steps["step"]
+        decoding = steps["phase"] == DECODE
+        self.load_s = max(0.0, resistant_slope(loads[decoding], steps["compute_s"][decoding]))
+        own = np.maximum(0.0, steps["compute_s"] - self.load_s * loads)
+        part = min(1.0, distance / meta.distances) if meta.distances else 0.0
+        numbers = steps["step"].tolist()
+        self._own = dict(zip(numbers, own.tolist(), strict=True))
+        self._ahead = dict(zip(numbers, (part * steps["predict_s"]).tolist(), strict=True))
+        self._usual = float(np.median(own)) if len(own) else 0.0
 
     @classmethod
     def recorded(cls, trace: Trace, distance: int = 0) -> "Compute":
-        """From the trace's own clock, with what looking `distance` layers ahead took of it.
+        """From the trace's own clock. No time passes where it has none."""
+        return cls(trace.steps(), trace.meta, distance)
 
-        No time passes for steps that it did not measure.
-        """
-        steps, meta = trace.steps(), trace.meta
-        numbers = steps["step"].tolist()
-        seconds = dict(zip(numbers, steps["compute_s"].tolist(), strict=True))
-        part = min(1.0, distance / meta.distances) if meta.distances else 0.0
-        extra = dict(zip(numbers, (part * steps["predict_s"]).tolist(), strict=True))
-        return cls(seconds, expert_share(meta), extra)
+    def of(self, step: int) -> StepCost:
+        """What step number `step` takes; the median of the others where the trace did not measure it."""
+        own = self._own.get(step, self._usual)
+        return StepCost(own * self._share, own * (1 - self._share) + self._ahead.get(step, 0.0), self.load_s)
 
-    def of(self, step: int) -> tuple[float, float]:
-        """Seconds of one step: in its experts, and in the rest."""
-        whole = self._seconds.get(step, self._usual)
-        return whole * self._share, whole * (1 - self._share) + self._extra.get(step, 0.0)
+
+def resistant_slope(x: NDArray[Any], y: NDArray[Any]) -> float:
+    """How y grows with x: between the medians of the outer thirds, which no outlier moves.
+
+    0 where there are fewer than twelve points or x hardly differs. J. W. Tukey, "Exploratory Data Analysis",
+    1977, the resistant line.
+    """
+    if len(x) < _LEAST_STEPS:
+        return 0.0
+    order = np.argsort(x, kind="stable")
+    third = len(x) // 3
+    low, high = order[:third], order[-third:]
+    run = float(np.median(x[high]) - np.median(x[low]))
+    return float(np.median(y[high]) - np.median(y[low])) / run if run >= 1 else 0.0
 
 
 def expert_share(meta: TraceMeta) -> float:

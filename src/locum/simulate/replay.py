@@ -201,15 +201,18 @@ class _Replay:
     def _step(self, step: Step) -> None:
         self._driver.step(step.number, step.phase, step.tokens)
         layers = step.experts.shape[1]
-        experts_s, rest_s = (seconds / layers for seconds in self._compute.of(step.number))
+        cost = self._compute.of(step.number)
+        physical = self._residency.physical
         distance = self._driver.prefetcher.distance
         advance = self._residency.mover.advance
         for layer in range(layers):
-            advance(rest_s)
+            advance(cost.rest_s / layers)
+            before = physical.started
             counts = step.counts(layer)
             with self._driver.acquire(layer, counts, step.foreseen(layer, distance)) as lease:
+                advance(cost.load_s * (physical.started - before))
                 for _ in lease:
-                    advance(experts_s / len(counts))
+                    advance(cost.experts_s / layers / len(counts))
 
     def _counts(self) -> dict[str, float]:
         stats, physical = self._residency.ledger.stats, self._residency.physical
