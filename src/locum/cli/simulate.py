@@ -41,8 +41,8 @@ class SimulateOptions:
     """Bytes of one expert, for an imported trace, which does not know it."""
 
     disk: Annotated[str | None, Parameter(group=_MACHINE, metavar="SIZE/S")] = None
-    """Rate at which experts are read, such as 2GiB (a second). Left out, this machine's own, where the trace
-    lies; it is measured if it never was."""
+    """Rate at which experts are read, such as 2GiB (a second). Left out, this machine's own for experts of this
+    size, where the trace lies; it is measured if it never was, which takes 20 s."""
 
     workers: Annotated[int | None, number(_MACHINE, "N", gte=1)] = None
     """Processes that simulate; left out, one per core."""
@@ -114,13 +114,19 @@ def _device(options: SimulateOptions, trace: "Trace", output: Output) -> Any:
 
     if options.disk is not None:
         return Device(parse_bytes(options.disk.removesuffix("/s")))
-    from locum.machine.profile import load_cached, measure
+    from locum.machine.measuring import complete, lacks
+    from locum.machine.profile import load_cached
+    from locum.residency.mover.throttled import BLOCK
+    from locum.store.layout import BLOCK_BYTES, READERS
 
     profile = load_cached(trace.path)
-    if profile is None:
-        with output.working("measuring this machine's disk (once)"):
-            profile = measure(trace.path)
-    return Device(profile.disk_read_bytes_s, channels=profile.disk_threads)
+    if profile is None or lacks(profile, kernels_too=False):
+        with output.counting("measuring this machine's disk (once)", 100) as heard:
+            profile = complete(trace.path, lambda what, share: heard(int(share * 100)))
+    sizes = trace.meta.expert_bytes
+    # as the engine reads: whole experts, the large ones in blocks
+    rate = profile.disk_rate(min(max(sizes), BLOCK_BYTES), READERS)
+    return Device(rate, channels=READERS, block=min(BLOCK, *sizes))
 
 
 def _rows(results: "list[Simulated]") -> list[dict[str, Any]]:

@@ -2,11 +2,12 @@
 
     quick     memory by threads, half a second each; the disk, 2 s                        about 3 s
     curve     5 block sizes x 4 numbers of threads x 2 kinds of pages x 2 rounds x 0.2 s  16 s
-    kernels   the native product with 1 thread and all, then torch's in two formats       about 5 s
+    kernels   the native product with 1 thread and all, then torch's in two formats       about 4 s
 
 Where there is no big file to read, half a GiB is written first, once.
 """
 
+import contextlib
 import logging
 from collections.abc import Callable
 from dataclasses import replace
@@ -77,15 +78,15 @@ def complete(
     plan = planned_seconds(cpu_count(), curve_too=curve_too, kernels_too=kernels_too)
     known = 0.0 if profile is None else planned_seconds(cpu_count(), curve_too=False, kernels_too=False)
     tell = _Told(progress, plan - known)
-    if profile is None or curve_too:
-        with opened(path) as source:
+    with opened(path) if curve_too else contextlib.nullcontext() as source:
+        if source is not None:
             profile = profile or _quick(path, source, tell)
+        assert profile is not None, "what lacks its quick figures lacks its curve"
+        # right after the memory, because machines that are shared change their speed by the minute
+        if kernels_too and other_kernels is not None:
+            profile = replace(profile, kernels=_kernels(other_kernels, tell))
+        if source is not None:
             profile = replace(profile, curve=_curve(source, tell))
-    if kernels_too and other_kernels is not None:
-        tell("kernels", kernels.SECONDS * len({1, cpu_count()}))
-        native = measure_native()
-        tell("kernels of torch", 2 * kernels.SECONDS * len({1, cpu_count()}))
-        profile = replace(profile, kernels=(*native, *other_kernels()))
     return _kept(path, profile, tell)
 
 
@@ -108,6 +109,14 @@ def _quick(path: Path, source: Source, tell: "_Told") -> MachineProfile:
         fingerprint=fingerprint(path),
         when=datetime.now(UTC).isoformat(timespec="seconds"),
     )
+
+
+def _kernels(other: OtherKernels, tell: "_Told") -> tuple[KernelRate, ...]:
+    counts = len({1, cpu_count()})
+    tell("kernels", kernels.SECONDS * counts)
+    native = measure_native()
+    tell("kernels of torch", 2 * kernels.SECONDS * counts)
+    return (*native, *other())
 
 
 def _curve(source: Source, tell: "_Told") -> tuple[curve.DiskPoint, ...]:

@@ -18,21 +18,26 @@ EXPERT_SHARE = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """Where experts come from: `bytes_per_second` in all, `channels` blocks of a MiB at a time."""
+    """Where experts come from: `bytes_per_second` in all, `channels` blocks of `block` bytes at a time.
+
+    An expert that is no whole number of blocks takes as long as if it were: for experts below a MiB, whose rate
+    is known at their own size, `block` is that size.
+    """
 
     bytes_per_second: float
     channels: int = 1
+    block: int = BLOCK
 
     def mover(self, keys: KeySpace) -> VirtualMover:
         """A fresh Mover for these experts, as `ThrottledMover` models one. Raises `UsageError`."""
-        if self.bytes_per_second <= 0 or self.channels < 1:
+        if self.bytes_per_second <= 0 or self.channels < 1 or self.block < 1:
             raise UsageError(
-                "a device needs a rate and a channel",
-                got=f"{self.bytes_per_second} B/s, {self.channels} channels",
+                "a device needs a rate, a channel and a block",
+                got=f"{self.bytes_per_second} B/s, {self.channels} channels, {self.block} B",
             )
-        seconds = BLOCK * self.channels / self.bytes_per_second
+        seconds = self.block * self.channels / self.bytes_per_second
         return VirtualMover(
-            seconds, channels=self.channels, blocks_of=lambda key: max(1, -(-keys.stored[key] // BLOCK))
+            seconds, channels=self.channels, blocks_of=lambda key: max(1, -(-keys.stored[key] // self.block))
         )
 
 
