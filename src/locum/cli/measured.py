@@ -13,7 +13,7 @@ from locum.machine.profile import MachineProfile
 from locum.units import MIB, format_bytes, format_rate
 
 _MUCH = MIB
-"""Blocks from this size on are what huge pages are asked about: smaller ones are few pages anyway."""
+"""Huge pages matter to blocks from this size on: smaller ones are few pages anyway."""
 
 
 def measured_pages(profile: MachineProfile) -> list[RenderableType]:
@@ -51,13 +51,14 @@ def disk_table(curve: Sequence[DiskPoint]) -> RenderableType:
 def huge_pages_line(curve: Sequence[DiskPoint]) -> str:
     """How much faster huge pages make large reads: the median over what was measured, and its range."""
     rates = {(point.block, point.threads, point.huge_pages): point.bytes_s for point in curve}
+    least = min(_MUCH, max(point.block for point in curve))
     gains = [
         rate / rates[block, threads, False]
         for (block, threads, huge), rate in rates.items()
-        if huge and block >= min(_MUCH, max(point.block for point in curve))
+        if huge and block >= least
     ]
     return (
-        f"huge pages make reads from {format_bytes(_MUCH)} on {median(gains):.2f} times as fast "
+        f"huge pages make reads of {format_bytes(least)} or more {median(gains):.2f} times as fast "
         f"({min(gains):.2f} to {max(gains):.2f})"
     )
 

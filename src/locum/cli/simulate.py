@@ -42,7 +42,7 @@ class SimulateOptions:
 
     disk: Annotated[str | None, Parameter(group=_MACHINE, metavar="SIZE/S")] = None
     """Rate at which experts are read, such as 2GiB (a second). Left out, this machine's own for experts of this
-    size, where the trace lies; it is measured if it never was, which takes 20 s."""
+    size, where the trace lies; it is measured if it never was, which takes a quarter of a minute."""
 
     workers: Annotated[int | None, number(_MACHINE, "N", gte=1)] = None
     """Processes that simulate; left out, one per core."""

@@ -20,7 +20,7 @@ from locum.units import KIB, MIB
 BLOCKS = (64 * KIB, 256 * KIB, MIB, 4 * MIB, 16 * MIB)
 THREADS = (1, 2, 4, 8)
 ROUNDS = 2
-PIECE_SECONDS = 0.2
+PIECE_SECONDS = 0.15
 _TOUCH = 4096
 
 Piece = tuple[int, int, bool]

@@ -1,7 +1,7 @@
 """Measuring this machine: the quick figures that a run waits for, and the rest, which `doctor` asks for.
 
     quick     memory by threads, half a second each; the disk, 2 s                        about 3 s
-    curve     5 block sizes x 4 numbers of threads x 2 kinds of pages x 2 rounds x 0.2 s  16 s
+    curve     5 block sizes x 4 numbers of threads x 2 kinds of pages x 2 rounds x 0.15 s  12 s
     kernels   the native product with 1 thread and all, then torch's in two formats       about 4 s
 
 Where there is no big file to read, half a GiB is written first, once.
