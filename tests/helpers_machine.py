@@ -18,7 +18,7 @@ def made_curve(
     threads: Sequence[int] = THREADS,
     plain: float = 0.5,
 ) -> tuple[DiskPoint, ...]:
-    """A curve from `rate(log2(block in units of 64 KiB), log2(threads))`; ordinary pages give `plain` of it."""
+    """A curve from `rate(log2(block / 64 KiB), log2(threads))`; ordinary pages give `plain` times that."""
     return tuple(
         DiskPoint(b, t, huge, rate(math.log2(b / (64 * KIB)), math.log2(t)) * (1 if huge else plain))
         for b, t, huge in product(blocks, threads, (False, True))

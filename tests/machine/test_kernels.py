@@ -45,7 +45,7 @@ def test_the_room_for_weights_is_bounded(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_the_best_pass_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Passes of 4, 2, 8 and 8 seconds after one to warm up, for 20 seconds: the rate is that of the second."""
+    """Passes of 4, 2, 8 and 8 seconds after one to warm up, for 20 seconds: the second gives the rate."""
     now, took = 0.0, iter([1.0, 4.0, 2.0, 8.0, 8.0])
 
     def work() -> None:
@@ -91,10 +91,10 @@ def test_sane(kernel: str, dtype: str, threads: int, rate: float, sane: bool) ->
         "raise SystemExit('no torch here')",
         "print('[]')",
         "print('nonsense')",
-        "print('[{\"kernel\": \"torch\"}]')",
+        'print(\'[{"kernel": "torch"}]\')',
         "print('[1]')",
-        "print('[{\"kernel\": \"torch\", \"dtype\": \"bf16\", \"threads\": 1, \"bytes_s\": -1}]')",
-        "print('[{\"kernel\": \"torch\", \"dtype\": \"bf16\", \"threads\": 1, \"bytes_s\": 1}]'); exit(3)",
+        'print(\'[{"kernel": "torch", "dtype": "bf16", "threads": 1, "bytes_s": -1}]\')',
+        'print(\'[{"kernel": "torch", "dtype": "bf16", "threads": 1, "bytes_s": 1}]\'); exit(3)',
     ],
 )
 def test_a_child_that_fails_is_logged(

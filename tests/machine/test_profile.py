@@ -53,7 +53,9 @@ counts = st.integers(1, 1 << 40)
 @st.composite
 def curves(draw: st.DrawFn) -> tuple[DiskPoint, ...]:
     blocks, threads = (draw(st.lists(counts, unique=True, max_size=3)) for _ in range(2))
-    return tuple(DiskPoint(b, t, huge, draw(rates)) for b in blocks for t in threads for huge in (True, False))
+    return tuple(
+        DiskPoint(b, t, huge, draw(rates)) for b in blocks for t in threads for huge in (True, False)
+    )
 
 
 profiles = st.builds(
@@ -181,7 +183,7 @@ def test_measured_once_and_found_again(tmp_path: Path, cache: Path, quick: None)
 
 
 def kept(path: Path, **changes: str) -> MachineProfile:
-    """A whole profile in the cache for `path`, whose fingerprint differs from the present one by `changes`."""
+    """A whole profile in the cache for `path`, its fingerprint the present one but for `changes`."""
     made = dataclasses.replace(SOUND, fingerprint={**fingerprint(path), **changes})
     made.save(profile.profile_path(path))
     return made
@@ -198,7 +200,14 @@ def test_a_file_is_on_the_same_disk_as_its_folder(tmp_path: Path) -> None:
 def test_every_entry_of_the_fingerprint_matters(tmp_path: Path) -> None:
     """The file is there and sound, but one thing that it depends on has changed: it is not used, and said."""
     names = list(fingerprint(tmp_path))
-    assert set(names) >= {"processor", "processors to use", "device", "file system", "kernel", "native library"}
+    assert set(names) >= {
+        "processor",
+        "processors to use",
+        "device",
+        "file system",
+        "kernel",
+        "native library",
+    }
     assert set(names) >= {"locum", "torch"}
     for name in names:
         kept(tmp_path, **{name: "another"})
@@ -229,7 +238,7 @@ def test_an_entry_more_or_less_matters_too(tmp_path: Path) -> None:
 def test_a_change_is_noticed_and_undone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str, patched: str, value: object
 ) -> None:
-    """What has changed on the machine itself is noticed; once it is as it was, the old profile counts again."""
+    """What has changed on the machine is noticed; once it is as it was, the old profile counts again."""
     made = kept(tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr(f"locum.machine.fingerprint.{patched}", value)
@@ -239,8 +248,10 @@ def test_a_change_is_noticed_and_undone(
     assert load_cached(tmp_path) == made
 
 
-def test_each_processor_has_its_own_file(tmp_path: Path, quick: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Measuring in a smaller container, or on another machine with the same home, leaves the profile alone."""
+def test_each_processor_has_its_own_file(
+    tmp_path: Path, quick: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Measuring in a smaller container, or on another machine of the same home, leaves the profile alone."""
     made = kept(tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr("locum.machine.fingerprint.cpu_count", lambda root: 99)
@@ -252,7 +263,9 @@ def test_each_processor_has_its_own_file(tmp_path: Path, quick: None, monkeypatc
 def test_a_patch_version_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("locum.machine.fingerprint._version", lambda name: "3.4.5")
     made = kept(tmp_path)
-    monkeypatch.setattr("locum.machine.fingerprint._version", lambda name: "3.4.6.dev1" if name == "locum" else "3.4.5")
+    monkeypatch.setattr(
+        "locum.machine.fingerprint._version", lambda name: "3.4.6.dev1" if name == "locum" else "3.4.5"
+    )
     assert load_cached(tmp_path) == made
 
 

@@ -38,7 +38,10 @@ def all_checks(
     root: Path = _ROOT,
     env: Mapping[str, str] = os.environ,
 ) -> list[Check]:
-    """Every check, `folder` being where models lie and `profile` what was measured there. `root` is where /proc and /sys are looked for."""
+    """Every check, `folder` being where models lie and `profile` what was measured there.
+
+    `root` is where /proc and /sys are looked for.
+    """
     return [
         Check("python", "ok", platform.python_version()),
         *packages(),

@@ -64,7 +64,10 @@ def huge_pages_line(curve: Sequence[DiskPoint]) -> str:
 
 
 def kernel_table(profile: MachineProfile) -> RenderableType:
-    """Bytes of weights per second by each product, beside the memory's bandwidth with as many threads."""
+    """Bytes of weights per second by each product, beside the memory's bandwidth with as many threads.
+
+    A product can pass the memory's rate where the machine is shared: each was measured at its own time.
+    """
     rows = []
     for rate in profile.kernels:
         memory = profile.memory_read_bytes_s.get(rate.threads)

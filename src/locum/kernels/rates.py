@@ -7,9 +7,11 @@ its number of threads is for the whole process.
 
 import json
 from dataclasses import asdict
+from functools import partial
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the name everybody gives it
+from torch import Tensor
 
 from locum.machine.kernels import SECONDS, SHAPE, KernelRate, best_pass, weights
 from locum.machine.limits import cpu_count
@@ -20,7 +22,10 @@ _DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 @torch.inference_mode()
 def measure_torch(seconds: float = SECONDS, buffer_bytes: int = BUFFER_BYTES) -> tuple[KernelRate, ...]:
-    """`F.linear` of one row, in bfloat16 and float32, with 1 thread and all. Leaves torch's threads changed."""
+    """`F.linear` of one row, in bfloat16 and float32, with 1 thread and all.
+
+    Leaves torch's number of threads changed.
+    """
     rates = []
     for name, dtype in _DTYPES.items():
         count = SHAPE[0] * SHAPE[1]
@@ -30,9 +35,14 @@ def measure_torch(seconds: float = SECONDS, buffer_bytes: int = BUFFER_BYTES) ->
         x = torch.ones(1, SHAPE[1], dtype=dtype)
         for threads in sorted({1, cpu_count()}):
             torch.set_num_threads(threads)
-            rate = best_pass(lambda w_COI=w_COI, x=x: [F.linear(x, w_OI) for w_OI in w_COI], w_COI.nbytes, seconds)
+            rate = best_pass(partial(_multiply, x, w_COI), w_COI.nbytes, seconds)
             rates.append(KernelRate("torch", name, threads, rate))
     return tuple(rates)
+
+
+def _multiply(x: Tensor, w_COI: Tensor) -> None:
+    for w_OI in w_COI:
+        F.linear(x, w_OI)
 
 
 if __name__ == "__main__":

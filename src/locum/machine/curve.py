@@ -97,7 +97,7 @@ def rate_at(curve: Sequence[DiskPoint], block: float, threads: float) -> float:
 
 
 def best_rate(curve: Sequence[DiskPoint], block: float) -> float:
-    """The most bytes per second into huge pages by any measured number of threads, in reads of at most `block`."""
+    """The most bytes per second into huge pages in blocks of up to `block`, by any measured number of threads."""
     counts = {point.threads for point in curve}
     sizes = {point.block for point in curve if point.block < block} | {block}
     return max(rate_at(curve, size, threads) for size, threads in product(sizes, counts))

@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -88,7 +89,7 @@ def measure_native(seconds: float = SECONDS, buffer_bytes: int = BUFFER_BYTES) -
 
     try:
         return tuple(
-            KernelRate("native", "bf16", threads, best_pass(lambda n=threads: once(n), size, seconds))
+            KernelRate("native", "bf16", threads, best_pass(partial(once, threads), size, seconds))
             for threads in sorted({1, cpu_count()})
         )
     finally:
@@ -109,4 +110,3 @@ def child_rates(module: str) -> tuple[KernelRate, ...]:
         _log.warning("%s could not be measured: %s", module, last[0])
         return ()
     return rates
-

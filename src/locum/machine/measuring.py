@@ -19,8 +19,8 @@ from locum.machine.disk import Source, one_rate, opened
 from locum.machine.fingerprint import fingerprint
 from locum.machine.kernels import KernelRate, measure_native
 from locum.machine.limits import cpu_count
-from locum.machine.memory import measure_memory, thread_counts
 from locum.machine.memory import SECONDS as MEMORY_SECONDS
+from locum.machine.memory import measure_memory, thread_counts
 from locum.machine.profile import MachineProfile, cache_folder, load_cached, profile_path
 from locum.native import load as load_native
 
@@ -67,8 +67,8 @@ def complete(
 ) -> MachineProfile:
     """The profile with its curve, measured where it is not kept already; `again` measures everything anew.
 
-    Given `other_kernels`, also with the rates of the kernels: the native ones and what it gives. At most half a
-    minute in all, see `planned_seconds`. Raises and logs as `measure` does.
+    Given `other_kernels`, also with the rates of the kernels: the native ones and what it gives. At most half
+    a minute in all, see `planned_seconds`. Raises and logs as `measure` does.
     """
     profile = None if again else load_cached(path)
     kernels_too = other_kernels is not None and (profile is None or _lacks_kernels(profile))

@@ -40,7 +40,9 @@ def measure_memory(seconds: float = SECONDS, buffer_bytes: int = BUFFER_BYTES) -
 
 def thread_counts(processors: int) -> list[int]:
     """The powers of two below `processors`, and `processors`."""
-    return sorted({1 << power for power in range(processors.bit_length()) if 1 << power < processors} | {processors})
+    return sorted(
+        {1 << power for power in range(processors.bit_length()) if 1 << power < processors} | {processors}
+    )
 
 
 def _rate(data: npt.NDArray[np.int64], threads: int, seconds: float) -> float:

@@ -25,8 +25,8 @@ SCHEMA = "locum.machine/2"
 class MachineProfile:
     """Rates in bytes per second, sizes in bytes, `when` in UTC (ISO 8601).
 
-    `disk_read_bytes_s` is the rate of 8 MiB blocks read by 2 threads into huge pages, measured ten times as long
-    as a point of the curve: such blocks are near the best of any disk, and 2 threads keep it busy.
+    `disk_read_bytes_s` is the rate of 8 MiB blocks read by 2 threads into huge pages, measured far
+    longer than a point of the curve: such blocks are near the best of any disk, and 2 threads keep it busy.
     `disk_mode` is `direct`, or `buffered` where the file system refuses direct I/O. `memory_read_bytes_s` is
     by number of threads. `fingerprint` is what all this depends on.
 
@@ -142,7 +142,9 @@ def changes(path: Path) -> list[str]:
     """
     try:
         now, own = fingerprint(path), profile_path(path)
-        files = sorted(cache_folder().glob("machine-*.json"), key=lambda file: file.stat().st_mtime, reverse=True)
+        files = sorted(
+            cache_folder().glob("machine-*.json"), key=lambda file: file.stat().st_mtime, reverse=True
+        )
     except OSError:
         return []
     kept = MachineProfile.load(own)
