@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from helpers_machine import BLOCKS, KIB, MIB, THREADS, made_curve
 from locum.errors import LocumError
-from locum.machine.curve import DiskPoint, best_rate, measure_curve, pieces, rate_at
+from locum.machine.curve import DiskPoint, _touched, best_rate, measure_curve, pieces, rate_at
 from locum.machine.disk import opened
 
 coefficient = st.floats(0, 1e8)
@@ -73,6 +73,12 @@ def test_the_pieces() -> None:
     assert pieces(1) == []
 
 
+def test_the_buffers_take_an_eighth_of_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    for memory, largest in ((2 << 30, 16 * MIB), ((2 << 30) - 1, 4 * MIB), (100 * MIB, 256 * KIB)):
+        monkeypatch.setattr("locum.machine.curve.memory_limit", lambda memory=memory: memory)
+        assert max(block for block, _, _ in pieces(1 << 30)) == largest
+
+
 @pytest.mark.parametrize("refused", [False, True])
 def test_a_small_file_is_measured(tmp_path: Path, refused: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each piece is one thread per buffer and reads whole blocks; where direct I/O is refused, buffered."""
@@ -104,6 +110,14 @@ def test_a_small_file_is_measured(tmp_path: Path, refused: bool, monkeypatch: py
     assert all(1e3 < point.bytes_s < 1e12 for point in curve)
     assert len(told) == len(order) == 16
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("huge", [False, True])
+def test_ordinary_pages_are_ordinary(huge: bool) -> None:
+    pages = _touched(4 * MIB, huge=huge)
+    assert all(pages.memory[place] == 1 for place in range(0, pages.size, 4096))
+    if not huge:
+        assert pages.huge_bytes() in (0, None)
 
 
 def test_a_file_smaller_than_every_block_has_no_curve(tmp_path: Path) -> None:

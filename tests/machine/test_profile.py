@@ -121,6 +121,8 @@ def test_any_damage_gives_none_or_something_sane(
         {"disk_read_bytes_s": "fast"},
         {"disk_read_bytes_s": float("nan")},
         {"disk_read_bytes_s": float("inf")},
+        {"disk_read_bytes_s": 10**400},
+        {"disk_block": 10**400},
         {"memory_read_bytes_s": {}},
         {"memory_read_bytes_s": {"0": 1.0}},
         {"memory_read_bytes_s": {"one": 1.0}},

@@ -127,10 +127,10 @@ def _device(options: SimulateOptions, trace: "Trace", output: Output) -> "Device
 
 
 def measured_device(profile: "MachineProfile", sizes: Sequence[int]) -> "Device":
-    """This machine's disk as the engine reads experts of these sizes from it: whole, the large ones in blocks.
+    """This machine's disk as the engine reads experts of these sizes: whole, the large ones in blocks.
 
-    Many loads at once get what all reader threads get. One load alone gets what one thread gets, or as many as
-    it has blocks: where that is less, the device has channels, of which a load has one.
+    Many loads at once get what all reader threads get. One load alone gets what one thread gets, or as many
+    as it has blocks: where that is less, the device has channels, of which a load has one.
     """
     from locum.residency.mover.throttled import BLOCK
     from locum.simulate import Device

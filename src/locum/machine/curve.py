@@ -14,6 +14,7 @@ from itertools import product
 import numpy as np
 
 from locum.machine.disk import Source
+from locum.machine.limits import memory_limit
 from locum.machine.pages import Pages
 from locum.units import KIB, MIB
 
@@ -43,9 +44,11 @@ def pieces(
     """What is read of a file of `size` bytes, in which order: every point once a round, at random.
 
     In random order, because a shared disk drifts, and measured in order a drift would look like a curve.
-    Blocks larger than the file are left out.
+    Blocks are left out that are larger than the file, or for which the buffers of all threads, of both kinds,
+    would take more than an eighth of the memory there is.
     """
-    grid = [*product([block for block in blocks if block <= size], threads, (True, False))]
+    most = min(size, memory_limit() // 16 // max(threads))
+    grid = [*product([block for block in blocks if block <= most], threads, (True, False))]
     order = random.Random()  # noqa: S311 - no secret
     return [piece for _ in range(rounds) for piece in order.sample(grid, len(grid))]
 
@@ -97,7 +100,7 @@ def rate_at(curve: Sequence[DiskPoint], block: float, threads: float) -> float:
 
 
 def best_rate(curve: Sequence[DiskPoint], block: float) -> float:
-    """The most bytes per second into huge pages in blocks of up to `block`, by any measured number of threads."""
+    """The most bytes per second into huge pages in blocks of up to `block`, with any number of threads."""
     counts = {point.threads for point in curve}
     sizes = {point.block for point in curve if point.block < block} | {block}
     return max(rate_at(curve, size, threads) for size, threads in product(sizes, counts))

@@ -49,8 +49,8 @@ def device_of(path: Path) -> str:
 def file_system_of(path: Path, root: Path = _ROOT) -> str:
     """The type of the file system that holds `path`, such as `ext4`.
 
-    By its device number in /proc/self/mountinfo, see proc(5). `unknown` where the system does not tell, as for
-    btrfs, whose files have numbers that no mount shows.
+    By its device number in /proc/self/mountinfo, see proc(5). `unknown` where the system does not tell, as
+    for btrfs, whose files have numbers that no mount shows.
     """
     device = device_of(path)
     for line in _read(root / "proc/self/mountinfo").splitlines():

@@ -26,6 +26,8 @@ from locum.native import load
 SHAPE = (2048, 2048)
 """[outputs, inputs] of the weights that are multiplied: gate and up of an OLMoE expert, 8 MiB in bfloat16."""
 SECONDS = 0.3
+MOST = 1 << 60
+"""No sound count or rate reaches this."""
 _ONE = 0x3F80
 _ORDER = (512, 1 << 20)
 _log = logging.getLogger("locum")
@@ -44,8 +46,8 @@ class KernelRate:
         """Whether every field is what it should be."""
         return (
             all(type(text) is str for text in (self.kernel, self.dtype))
-            and (type(self.threads) is int and self.threads > 0)
-            and (type(self.bytes_s) in (int, float) and 0 < self.bytes_s < math.inf)
+            and (type(self.threads) is int and 0 < self.threads < MOST)
+            and (type(self.bytes_s) in (int, float) and 0 < self.bytes_s < MOST)
         )
 
 

@@ -6,7 +6,6 @@ measured on its own, and a look from a smaller container does not undo what was 
 
 import hashlib
 import json
-import math
 import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -16,7 +15,7 @@ from typing import Any
 from locum.files import write_json
 from locum.machine.curve import DiskPoint, best_rate, rate_at
 from locum.machine.fingerprint import differences, fingerprint
-from locum.machine.kernels import KernelRate
+from locum.machine.kernels import MOST, KernelRate
 
 SCHEMA = "locum.machine/2"
 
@@ -89,8 +88,8 @@ class MachineProfile:
             self.schema == SCHEMA
             and len(self.memory_read_bytes_s) > 0
             and all(type(text) is str for text in texts)
-            and all(type(count) is int and count > 0 for count in counts)
-            and all(type(rate) in (int, float) and 0 < rate < math.inf for rate in rates)
+            and all(type(count) is int and 0 < count < MOST for count in counts)
+            and all(type(rate) in (int, float) and 0 < rate < MOST for rate in rates)
             and _whole(self.curve)
             and all(rate.sane() for rate in self.kernels)
         )

@@ -20,9 +20,9 @@ EXPERT_SHARE = 0.5
 class Device:
     """Where experts come from: `bytes_per_second` in all, `channels` blocks of `block` bytes at a time.
 
-    A load has one block under way, so one alone gets the rate over the channels.
-    An expert that is no whole number of blocks takes as long as if it were. For experts below a MiB whose
-    rate is known at their own size, `block` is that size.
+    A load has one block under way, so one alone gets the rate over the channels. An expert that is no
+    whole number of blocks takes as long as if it were: for experts below a MiB whose rate is known at their
+    own size, `block` is that size.
     """
 
     bytes_per_second: float
