@@ -74,9 +74,9 @@ def test_disk_errors_are_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_one_temporary_file_serves_every_measure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(disk, "_FILE_BYTES", 8 * MIB)
     with opened(tmp_path, MIB) as source:
-        (name,) = os.listdir(tmp_path)
+        assert os.listdir(tmp_path) == [], "a process that is killed leaves nothing"
         disk.one_rate(source, block=MIB, seconds=0.01)
-        assert (os.listdir(tmp_path), source.size) == ([name], 8 * MIB)
+        assert source.size == 8 * MIB
     assert os.listdir(tmp_path) == []
 
 

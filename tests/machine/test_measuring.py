@@ -100,8 +100,7 @@ def test_one_temporary_file_serves_it_all(folder: Path, monkeypatch: pytest.Monk
     complete(folder)
     assert len(seen) == 2
     assert seen[0] == seen[1]
-    assert len(seen[0][1]) == 1
-    assert os.listdir(folder) == []
+    assert seen[0][1] == os.listdir(folder) == []
 
 
 @pytest.mark.parametrize("whole", [False, True])

@@ -55,11 +55,13 @@ class Source:
 def opened(path: Path, block: int = BLOCK_BYTES) -> Iterator[Source]:
     """A file on the disk under `path`, open for reading as `measure_disk` chooses and opens it.
 
-    A temporary file is written once, whatever is measured with it, and removed at the end.
+    A temporary file is written once, whatever is measured with it. Its name is removed as soon as it is open,
+    so that it goes even when this process is killed.
     """
+    big = _big_file(path, 32 * block)
     with contextlib.ExitStack() as stack:
-        target = _big_file(path, 32 * block) or stack.enter_context(_temporary_file(path, block))
-        descriptor, mode = _open(target)
+        with _temporary_file(path, block) if big is None else contextlib.nullcontext(big) as target:
+            descriptor, mode = _open(target)
         stack.callback(os.close, descriptor)
         if mode == "buffered":
             os.fsync(descriptor)

@@ -2,9 +2,10 @@
 
     quick     memory by threads, half a second each; the disk, 2 s                        about 3 s
     curve     5 block sizes x 4 numbers of threads x 2 kinds of pages x 2 rounds x 0.15 s  12 s
-    kernels   the native product with 1 thread and all, then torch's in two formats       about 4 s
+    kernels   the native product with 1 thread and all, then torch's in two formats       about 2 s
 
-Where there is no big file to read, half a GiB is written first, once.
+Where there is no big file to read, half a GiB is written first, once. With two processors 17 s
+of measuring, beside writing that file and loading torch; a machine that is busy takes longer for these.
 """
 
 import contextlib
