@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from locum.bench import facts
-from locum.machine.profile import device_of
+from locum.machine.fingerprint import device_of
 
 
 def test_dropping_caches(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 OUTPUT = {"--json", "--quiet", "--verbose", "-v"}
 FROZEN = {
     "inspect": OUTPUT,
-    "doctor": OUTPUT,
+    "doctor": OUTPUT | {"--again"},
     "eval": OUTPUT
     | {"--against", "--data", "--domain", "--questions", "--window", "--memory", "--threads"},
     "pack": OUTPUT | {"--output", "-o", "--bits", "--backbone", "--group"},

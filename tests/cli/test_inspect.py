@@ -1,5 +1,6 @@
 """`locum inspect` on real files, in a process of its own."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -8,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from helpers_cli import locum
+from helpers_machine import QUICK, made_curve
 from helpers_models import make_checkpoint
+from locum.machine.fingerprint import fingerprint
 from locum.machine.profile import MachineProfile, profile_path
 
 # what CLI.md promises to programs
@@ -50,7 +53,7 @@ def test_ceilings_come_from_the_measured_profile(
     monkeypatch.setenv("LOCUM_CACHE", str(tmp_path))
     profile = MachineProfile(
         disk_read_bytes_s=1e6, disk_block=1 << 20, disk_threads=2, disk_mode="direct",
-        memory_read_bytes_s={1: 5e6, 2: 1e7}, cpu_model="x", cores=2, device="0:0", when="2026-01-01",
+        memory_read_bytes_s={1: 5e6, 2: 1e7}, fingerprint=fingerprint(checkpoint), when="2026-01-01",
     )  # fmt: skip
     profile.save(profile_path(checkpoint))
     result = locum("inspect", str(checkpoint), "--json", cwd=tmp_path, env={"LOCUM_CACHE": str(tmp_path)})
@@ -67,6 +70,19 @@ def test_ceilings_come_from_the_measured_profile(
         assert row["bound"] == ("disk" if disk > memory else "memory")
     people = locum("inspect", str(checkpoint), cwd=tmp_path, env={"LOCUM_CACHE": str(tmp_path)}).stdout
     assert "disk 1 MB/s, memory 10 MB/s" in people
+
+
+def test_ceilings_count_with_the_disk_at_the_size_of_the_experts(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An expert of 24 KiB comes at the rate of the smallest blocks, with as many threads as serve it best."""
+    monkeypatch.setenv("LOCUM_CACHE", str(tmp_path))
+    curve = made_curve(lambda x, y: 1e6 * (1 + x + y))
+    dataclasses.replace(QUICK, curve=curve, fingerprint=fingerprint(checkpoint)).save(
+        profile_path(checkpoint)
+    )
+    result = locum("inspect", str(checkpoint), "--json", cwd=tmp_path, env={"LOCUM_CACHE": str(tmp_path)})
+    assert json.loads(result.stdout)["ceilings"]["disk_bytes_s"] == pytest.approx(1e6 * (1 + 0 + 3))
 
 
 @pytest.mark.parametrize("model", ["/nowhere/at/all", "not a model", "file"])

@@ -1,5 +1,6 @@
 """`locum trace`, `report` and `simulate` as people type them: real processes on the model that ships."""
 
+import dataclasses
 import json
 from html.parser import HTMLParser
 from pathlib import Path
@@ -8,7 +9,10 @@ from typing import Any, get_args
 import pytest
 
 from helpers_cli import locum
+from helpers_machine import QUICK, made_curve
 from locum.cli.trace import Kind
+from locum.machine.fingerprint import fingerprint
+from locum.machine.profile import profile_path
 from locum.trace import Trace
 from locum.trace.importers import IMPORTERS
 
@@ -113,6 +117,23 @@ def test_simulate_beside_belady(recorded: Path) -> None:
     alone = json.loads(run(*words, "--workers", "1", "--json", cwd=recorded).stdout)
     assert alone["rows"] == found["rows"]
     assert "of Belady's" in run(*words, cwd=recorded).stdout
+
+
+def test_simulate_takes_the_disk_at_the_size_of_the_experts(
+    recorded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the engine reads: with 4 threads, whole experts. Where the curve is known nothing is measured."""
+    monkeypatch.setenv("LOCUM_CACHE", str(tmp_path))
+    trace = recorded / "t"
+    known = dataclasses.replace(QUICK, curve=made_curve(), fingerprint=fingerprint(trace))
+    known.save(profile_path(trace))
+    words = ["simulate", "t", "--expert-memory", "20%", "--workers", "1", "--json"]
+    result = locum(*words, cwd=recorded, env={"LOCUM_CACHE": str(tmp_path)})
+    assert "measuring" not in result.stderr
+    rate = json.loads(result.stdout)["disk_bytes_s"]
+    (size,) = set(Trace(trace).meta.expert_bytes)
+    assert rate == known.disk_rate(size, 4)
+    assert rate != known.disk_rate(2 * size, 4)
 
 
 def test_import_and_its_report(tmp_path: Path) -> None:

@@ -39,3 +39,15 @@ def test_a_library_for_another_machine(monkeypatch: pytest.MonkeyPatch, tmp_path
     (tmp_path / "lib/libnative.so").write_bytes(b"\x7fELF of something else")
     monkeypatch.setattr(importlib.resources, "files", lambda package: tmp_path)
     assert "cannot be loaded" in str(library.load().missing)
+
+
+def test_the_identity_follows_the_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(importlib.resources, "files", lambda package: tmp_path)
+    assert library.identity() == "none"
+    (tmp_path / "lib").mkdir()
+    seen = set()
+    for content in (b"", b"one", b"another"):
+        (tmp_path / "lib/libnative.so").write_bytes(content)
+        seen.add(library.identity())
+    assert len(seen) == 3
+    assert all(len(text) == 16 for text in seen)

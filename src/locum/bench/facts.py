@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import locum
+from locum.machine.fingerprint import cpu_model, device_of
 from locum.machine.limits import cpu_count
-from locum.machine.profile import cpu_model, device_of
 
 _LIBRARIES = ("torch", "transformers", "accelerate", "safetensors", "numpy")
 

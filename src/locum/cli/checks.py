@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Literal
 
 from locum.errors import LocumError
+from locum.machine.fingerprint import cpu_model
 from locum.machine.limits import available_memory, cgroup_memory_limit, cpu_count, memory_limit
-from locum.machine.profile import MachineProfile, cpu_model, load_cached, measure
+from locum.machine.profile import MachineProfile
 from locum.native import load as load_native
 from locum.units import GIB, format_bytes, format_rate
 
@@ -31,8 +32,16 @@ class Check:
     todo: str | None = None
 
 
-def all_checks(folder: Path, root: Path = _ROOT, env: Mapping[str, str] = os.environ) -> list[Check]:
-    """Every check, `folder` being where models lie. `root` is where /proc and /sys are looked for."""
+def all_checks(
+    folder: Path,
+    profile: MachineProfile | LocumError,
+    root: Path = _ROOT,
+    env: Mapping[str, str] = os.environ,
+) -> list[Check]:
+    """Every check, `folder` being where models lie and `profile` what was measured there.
+
+    `root` is where /proc and /sys are looked for.
+    """
     return [
         Check("python", "ok", platform.python_version()),
         *packages(),
@@ -41,7 +50,7 @@ def all_checks(folder: Path, root: Path = _ROOT, env: Mapping[str, str] = os.env
         threads(root, env),
         memory(root),
         huge_pages(root),
-        *rates(folder),
+        *rates(profile, folder),
     ]
 
 
@@ -122,12 +131,11 @@ def huge_pages(root: Path = _ROOT) -> Check:
     return Check("huge pages", "warn", chosen or "not offered by this system", todo if chosen else None)
 
 
-def rates(folder: Path) -> list[Check]:
-    """Memory bandwidth and disk rate from the profile, measured now where there is none; and direct I/O."""
-    try:
-        profile = load_cached(folder) or measure(folder)
-    except LocumError as error:
-        return [Check("disk", "warn", str(error), "Name a folder that holds a model, or that can be written")]
+def rates(profile: MachineProfile | LocumError, folder: Path) -> list[Check]:
+    """Memory bandwidth, disk rate and direct I/O from the profile, or why there is none."""
+    if isinstance(profile, LocumError):
+        todo = "Name a folder that holds a model, or that can be written"
+        return [Check("disk", "warn", str(profile), todo)]
     return [_bandwidth(profile), *_disk(profile, folder)]
 
 

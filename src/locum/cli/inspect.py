@@ -45,18 +45,20 @@ def ceilings_of(spec: "MoESpec", profile: "MachineProfile") -> dict[str, Any]:
     """The most tokens per second that this machine's disk and memory allow, at 0, 50 and 90% hits.
 
     Counts the bytes that one decoded token cannot do without: its experts and the backbone, of which an
-    embedding table apart from the output matrix gives one row only.
+    embedding table apart from the output matrix gives one row only. The disk's rate is the best it has for
+    experts of this size, where its curve is known.
     """
     from locum.machine.ceiling import ceilings
 
+    disk = profile.best_disk_rate(max(spec.expert_bytes))
     rows = ceilings(
         expert_bytes=spec.active_bytes_per_token,
         backbone_bytes=spec.backbone_bytes_per_token,
-        disk_bytes_s=profile.disk_read_bytes_s,
+        disk_bytes_s=disk,
         memory_bytes_s=profile.memory_bytes_s,
     )
     return {
-        "disk_bytes_s": profile.disk_read_bytes_s,
+        "disk_bytes_s": disk,
         "memory_bytes_s": profile.memory_bytes_s,
         "measured": profile.when,
         "decode": [asdict(row) for row in rows],
@@ -103,7 +105,7 @@ def _budgets(found: "Inspection") -> RenderableType:
 
 def _ceilings(ceilings: Mapping[str, Any] | None) -> RenderableType:
     if ceilings is None:
-        nothing = [("not measured", "`locum doctor FOLDER` measures the disk of FOLDER in a few seconds")]
+        nothing = [("not measured", "`locum doctor FOLDER` measures the disk of FOLDER in half a minute")]
         return facts(nothing, "What this machine allows")
     rows = [
         (f"{row['hit_rate']:.0%}", f"{_rate(row['tokens_per_s'])} tokens/s", f"the {row['bound']}")

@@ -1,5 +1,6 @@
 """`locum simulate`: what the engine would do with a trace, by policy and memory."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -16,7 +17,8 @@ from locum.policy.registry import parse
 from locum.units import format_bytes, parse_bytes, parse_share
 
 if TYPE_CHECKING:
-    from locum.simulate import Setting, Simulated
+    from locum.machine.profile import MachineProfile
+    from locum.simulate import Device, Setting, Simulated
     from locum.trace import Trace
 
 _WHAT = Group("What is tried", sort_key=5)
@@ -43,8 +45,8 @@ class SimulateOptions:
     """Bytes of one expert, for an imported trace, which does not know it."""
 
     disk: Annotated[str | None, Parameter(group=_MACHINE, metavar="SIZE/S")] = None
-    """Rate at which experts are read, such as 2GiB (a second). Left out, this machine's own, where the trace
-    lies; it is measured if it never was."""
+    """Rate at which experts are read, such as 2GiB (a second). Left out, this machine's own for experts of
+    this size, where the trace lies; it is measured if it never was, which takes 15 seconds."""
 
     workers: Annotated[int | None, number(_MACHINE, "N", gte=1)] = None
     """Processes that simulate; left out, one per core."""
@@ -111,18 +113,36 @@ def _list(flag: str, text: str, known: Any) -> list[str]:
     return names
 
 
-def _device(options: SimulateOptions, trace: "Trace", output: Output) -> Any:
+def _device(options: SimulateOptions, trace: "Trace", output: Output) -> "Device":
     from locum.simulate import Device
 
     if options.disk is not None:
         return Device(parse_bytes(options.disk.removesuffix("/s")))
-    from locum.machine.profile import load_cached, measure
+    from locum.machine.measuring import complete, lacks
+    from locum.machine.profile import load_cached
 
     profile = load_cached(trace.path)
-    if profile is None:
-        with output.working("measuring this machine's disk (once)"):
-            profile = measure(trace.path)
-    return Device(profile.disk_read_bytes_s, channels=profile.disk_threads)
+    if profile is None or lacks(profile, kernels_too=False):
+        with output.counting("measuring this machine's disk (once)", 100) as heard:
+            profile = complete(trace.path, lambda what, share: heard(int(share * 100)))
+    return measured_device(profile, trace.meta.expert_bytes)
+
+
+def measured_device(profile: "MachineProfile", sizes: Sequence[int]) -> "Device":
+    """This machine's disk as the engine reads experts of these sizes: whole, the large ones in blocks.
+
+    Many loads at once get what all reader threads get. One load alone gets what one thread gets, or as many
+    as it has blocks: where that is less, the device has channels, of which a load has one.
+    """
+    from locum.simulate import Device
+    from locum.store.layout import BLOCK_BYTES, READERS
+
+    largest = max(sizes)
+    read = min(largest, BLOCK_BYTES)
+    rate = profile.disk_rate(read, READERS)
+    alone = profile.disk_rate(read, min(READERS, -(-largest // BLOCK_BYTES)))
+    channels = min(READERS, max(1, round(rate / alone)))
+    return Device(rate, channels=channels)
 
 
 def _rows(results: "list[Simulated]") -> list[dict[str, Any]]:

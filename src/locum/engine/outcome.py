@@ -11,13 +11,18 @@ from locum.model.spec import MoESpec
 from locum.units import format_bytes, format_seconds
 
 
+def usable_disk_rate(spec: MoESpec, profile: MachineProfile) -> float:
+    """Bytes per second that the disk gives at best for experts of this model's size."""
+    return profile.best_disk_rate(max(spec.expert_bytes))
+
+
 def measured_ceiling(spec: MoESpec, profile: MachineProfile, hit_rate: float) -> Ceiling:
     """The bound on decoded tokens per second of this model on this machine at a hit rate."""
     return ceiling(
         hit_rate=hit_rate,
         expert_bytes=spec.active_bytes_per_token,
         backbone_bytes=spec.backbone_bytes_per_token,
-        disk_bytes_s=profile.disk_read_bytes_s,
+        disk_bytes_s=usable_disk_rate(spec, profile),
         memory_bytes_s=profile.memory_bytes_s,
     )
 

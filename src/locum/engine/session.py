@@ -12,10 +12,11 @@ from typing import Any, Protocol
 
 from locum.engine.engine import Engine, load
 from locum.engine.generation import Generation
-from locum.engine.outcome import Outcome, measured_ceiling
+from locum.engine.outcome import Outcome, measured_ceiling, usable_disk_rate
 from locum.engine.recording import recording
 from locum.errors import LocumError
-from locum.machine.profile import MachineProfile, load_cached, measure
+from locum.machine.measuring import measure
+from locum.machine.profile import MachineProfile, load_cached
 from locum.model.hub import resolve
 from locum.model.shipped import shipped_model
 from locum.units import format_bytes, format_rate
@@ -111,7 +112,10 @@ def run(options: Options, screen: Screen) -> None:
 
 
 def known_profile(path: Path, screen: Screen) -> MachineProfile:
-    """This machine's rates, measured now if they never were: in another process, whose memory is not ours."""
+    """This machine's rates, measured now if they never were: in another process, whose memory is not ours.
+
+    The quick figures, which take 3 s; the rest of a profile, which `locum doctor` makes, is used when there.
+    """
     profile = load_cached(path)
     folder = path if path.is_dir() else path.parent  # of a GGUF
     if profile is None:
@@ -141,7 +145,7 @@ def introduce(engine: Engine, profile: MachineProfile, screen: Screen) -> None:
         for limit in (measured_ceiling(engine.spec, profile, rate) for rate in (0.0, 0.5, 0.9))
     )
     screen.note(
-        f"this disk ({format_rate(profile.disk_read_bytes_s)}) and memory "
+        f"this disk ({format_rate(usable_disk_rate(engine.spec, profile))}) and memory "
         f"({format_rate(profile.memory_bytes_s)}) allow tokens/s: {limits} hits"
     )
 

@@ -1,4 +1,4 @@
-"""`python -m locum.machine FOLDER`: measure this machine and keep the result.
+"""`python -m locum.machine FOLDER`: measure this machine's quick figures, 3 s, and keep the result.
 
 A process of its own, because measuring touches half a gigabyte that `--memory` knows nothing of.
 """
@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from locum.errors import LocumError
-from locum.machine.profile import measure
+from locum.machine.measuring import measure
 
 if __name__ == "__main__":
     try:

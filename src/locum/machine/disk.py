@@ -6,7 +6,7 @@ import random
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -19,6 +19,7 @@ from locum.units import GIB, MIB, format_bytes
 
 BLOCK_BYTES = 8 * MIB
 THREADS = 2
+SECONDS = 2.0
 _FILE_BYTES = 512 * MIB
 """Size of the temporary file written when there is no big file to read."""
 
@@ -33,8 +34,44 @@ class DiskRate:
     mode: Literal["direct", "buffered"]
 
 
+class Source:
+    """An open file of `size` bytes that is read to find out how fast its disk is. See `opened`."""
+
+    def __init__(self, descriptor: int, mode: Literal["direct", "buffered"]) -> None:
+        self.descriptor, self.mode = descriptor, mode
+        self.size = os.fstat(descriptor).st_size
+
+    def race(self, buffers: Sequence[memoryview], seconds: float) -> tuple[int, float]:
+        """(bytes read, seconds it took): random blocks, one thread for each of `buffers`, each of one block.
+
+        Each block of the file is read once before any comes again. Raises `LocumError` when a read fails.
+        """
+        block = len(buffers[0])
+        offsets = _shuffled(max(1, self.size // block), block)
+        return _Race(self.descriptor, offsets, block, drop=self.mode == "buffered").run(buffers, seconds)
+
+
+@contextlib.contextmanager
+def opened(path: Path, block: int = BLOCK_BYTES) -> Iterator[Source]:
+    """A file on the disk under `path`, open for reading as `measure_disk` chooses and opens it.
+
+    A temporary file is written once, whatever is measured with it. Its name is removed as soon as it is open,
+    so that it goes even when this process is killed.
+    """
+    big = _big_file(path, 32 * block)
+    with contextlib.ExitStack() as stack:
+        with _temporary_file(path, block) if big is None else contextlib.nullcontext(big) as target:
+            descriptor, mode = _open(target)
+        stack.callback(os.close, descriptor)
+        if mode == "buffered":
+            os.fsync(descriptor)
+            _forget(descriptor)
+            stack.callback(_forget, descriptor)
+        yield Source(descriptor, mode)
+
+
 def measure_disk(
-    path: Path, *, block: int = BLOCK_BYTES, threads: int = THREADS, seconds: float = 2.0
+    path: Path, *, block: int = BLOCK_BYTES, threads: int = THREADS, seconds: float = SECONDS
 ) -> DiskRate:
     """Read random blocks for about `seconds` and tell the rate.
 
@@ -43,19 +80,16 @@ def measure_disk(
     Buffered reads, whose pages are dropped before and after, stand in where direct I/O is refused. Raises
     `LocumError` when there is nothing to read and nothing can be written.
     """
-    with contextlib.ExitStack() as stack:
-        target = _big_file(path, 32 * block) or stack.enter_context(_temporary_file(path, block))
-        descriptor, mode = _open(target)
-        stack.callback(os.close, descriptor)
-        if mode == "buffered":
-            os.fsync(descriptor)
-            _forget(descriptor)
-        blocks = max(1, os.fstat(descriptor).st_size // block)
-        offsets = _shuffled(blocks, block)
-        moved, elapsed = _Race(descriptor, offsets, block, drop=mode == "buffered").run(threads, seconds)
-        if mode == "buffered":
-            _forget(descriptor)
-    return DiskRate(moved / elapsed, block, threads, mode)
+    with opened(path, block) as source:
+        return one_rate(source, block=block, threads=threads, seconds=seconds)
+
+
+def one_rate(
+    source: Source, *, block: int = BLOCK_BYTES, threads: int = THREADS, seconds: float = SECONDS
+) -> DiskRate:
+    """`measure_disk` of a file that is open already."""
+    moved, elapsed = source.race([Pages(block).memory[:block] for _ in range(threads)], seconds)
+    return DiskRate(moved / elapsed, block, threads, source.mode)
 
 
 def _big_file(path: Path, at_least: int) -> Path | None:
@@ -115,13 +149,17 @@ def _forget(descriptor: int) -> None:
 
 
 def _shuffled(blocks: int, block: int) -> Iterator[int]:
-    """Block offsets in random order, each once before any comes again."""
+    """Block offsets in random order, each once before any comes again.
+
+    Shuffled as they are given (Fisher and Yates), because shuffling all at first would count as reading.
+    """
     rng = random.Random()  # noqa: S311
     order = list(range(min(blocks, GIB // PAGE)))
     while True:
-        rng.shuffle(order)
-        for number in order:
-            yield number * block
+        for place in range(len(order)):
+            other = rng.randrange(place, len(order))
+            order[place], order[other] = order[other], order[place]
+            yield order[place] * block
 
 
 class _Race:
@@ -133,11 +171,12 @@ class _Race:
         self._bytes = 0
         self._error: OSError | None = None
 
-    def run(self, threads: int, seconds: float) -> tuple[int, float]:
-        """(bytes read, seconds it took)."""
+    def run(self, buffers: Sequence[memoryview], seconds: float) -> tuple[int, float]:
+        """(bytes read, seconds it took), one thread for each buffer."""
         begun = time.perf_counter()
         team = [
-            threading.Thread(target=self._read, args=(begun + seconds,), daemon=True) for _ in range(threads)
+            threading.Thread(target=self._read, args=(buffer, begun + seconds), daemon=True)
+            for buffer in buffers
         ]
         for thread in team:
             thread.start()
@@ -148,8 +187,7 @@ class _Race:
             raise LocumError("the disk cannot be measured", got=self._error or "no bytes") from self._error
         return self._bytes, elapsed
 
-    def _read(self, deadline: float) -> None:
-        buffer = Pages(self._block).memory[: self._block]
+    def _read(self, buffer: memoryview, deadline: float) -> None:
         while True:
             with self._lock:
                 offset = next(self._offsets)

@@ -17,12 +17,13 @@ from locum.machine.limits import cpu_count, memory_limit
 from locum.machine.pages import Pages
 from locum.units import MIB
 
+SECONDS = 0.5
 BUFFER_BYTES = 256 * MIB
 """All threads together: several times the last-level cache."""
 
 
-def measure_memory(seconds: float = 0.5, buffer_bytes: int = BUFFER_BYTES) -> dict[int, float]:
-    """Bytes per second read from memory, by number of threads: 1 and all processors (once if that is 1 too).
+def measure_memory(seconds: float = SECONDS, buffer_bytes: int = BUFFER_BYTES) -> dict[int, float]:
+    """Bytes per second read from memory, by number of threads: 1, 2, 4 ... and all processors.
 
     Each figure takes about `seconds` and is the best of its passes, because what else runs can only slow one.
     The buffer lies on huge pages, takes at most an eighth of the memory there is, and is given back.
@@ -32,9 +33,16 @@ def measure_memory(seconds: float = 0.5, buffer_bytes: int = BUFFER_BYTES) -> di
     data = np.frombuffer(pages.memory, np.int64)[: size // 8]
     data[:] = 1  # real pages: reading untouched ones would read one shared page of zeros
     try:
-        return {threads: _rate(data, threads, seconds) for threads in sorted({1, cpu_count()})}
+        return {threads: _rate(data, threads, seconds) for threads in thread_counts(cpu_count())}
     finally:
         pages.release(0, pages.size)
+
+
+def thread_counts(processors: int) -> list[int]:
+    """The powers of two below `processors`, and `processors`."""
+    return sorted(
+        {1 << power for power in range(processors.bit_length()) if 1 << power < processors} | {processors}
+    )
 
 
 def _rate(data: npt.NDArray[np.int64], threads: int, seconds: float) -> float:

@@ -26,10 +26,11 @@ class Pages:
 
     `memory` is a writable buffer that numpy and torch can view; `address` is where it begins. The range stays
     mapped as long as anybody holds `memory` or a view of it, so a late view reads zeros and never crashes.
-    Raises `BudgetError` when the system refuses the range.
+    `huge=False` asks for ordinary pages, to compare with. Raises `BudgetError` when the system refuses the
+    range.
     """
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, *, huge: bool = True) -> None:
         assert size > 0, "an empty reservation"
         self.size = -(-size // HUGE_PAGE) * HUGE_PAGE
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _NORESERVE
@@ -48,7 +49,7 @@ class Pages:
         self._skip = -base % HUGE_PAGE
         self.address = base + self._skip
         self.memory: memoryview = memoryview(self._map)[self._skip : self._skip + self.size]
-        self._advise("MADV_HUGEPAGE", 0, self.size)
+        self._advise("MADV_HUGEPAGE" if huge else "MADV_NOHUGEPAGE", 0, self.size)
         # open(2): direct reads into private memory must not meet a fork(); children have no use for it.
         self._advise("MADV_DONTFORK", 0, self.size)
 

@@ -5,9 +5,11 @@
 
 import ctypes
 import functools
+import hashlib
 import importlib.resources
 import os
 from dataclasses import dataclass, field
+from importlib.resources.abc import Traversable
 from typing import Any
 
 from locum.errors import UsageError
@@ -45,10 +47,22 @@ def function(name: str) -> Any:
     return getattr(library, name, None)  # a library built from older sources may lack it
 
 
+def identity() -> str:
+    """Sixteen digits of the SHA-256 of the library's file, `none` where there is no file to read."""
+    try:
+        return hashlib.sha256(_place().read_bytes()).hexdigest()[:16]
+    except OSError:
+        return "none"
+
+
+def _place() -> Traversable:
+    return importlib.resources.files("locum.native") / "lib" / "libnative.so"
+
+
 @functools.cache
 def _library() -> ctypes.CDLL | str:
     """The library, or why there is none."""
-    place = importlib.resources.files("locum.native") / "lib" / "libnative.so"
+    place = _place()
     if not place.is_file():
         return "the package was built without a C++ compiler"
     try:

@@ -20,7 +20,10 @@ EXPERT_SHARE = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """Where experts come from: `bytes_per_second` in all, `channels` blocks of a MiB at a time."""
+    """Where experts come from: `bytes_per_second` in all, `channels` blocks at a time.
+
+    A load has one block under way, so one alone gets the rate over the channels.
+    """
 
     bytes_per_second: float
     channels: int = 1
