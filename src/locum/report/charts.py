@@ -184,3 +184,40 @@ def consistency(srp: Table) -> Spec:
             "color": {"field": "who", "type": "nominal", "title": None, "legend": {"orient": "bottom"}},
         },
     )  # fmt: skip
+
+
+def beside(
+    values: Sequence[Mapping[str, Any]],
+    names: Sequence[str],
+    *,
+    x: Mapping[str, Any],
+    y: str,
+    tooltip: Sequence[tuple[str, str, str]],
+    dots: bool = True,
+    share: bool = True,
+) -> Spec:
+    """A line per trace, and a band where values have `low` and `high`. A trace keeps its colour from chart to
+    chart: `names` are all of them, in order. `tooltip`: (field, title, format).
+    """
+    there = [name for name in names if any(value["t"] == name for value in values)]
+    colour = {"field": "t", "type": "nominal", "title": None, "scale": {"domain": list(names)},
+              "legend": {"orient": "bottom", "values": there, "labelLimit": 300, "symbolType": "stroke",
+                         "symbolOpacity": 1, "symbolStrokeWidth": 3}}  # fmt: skip
+    across = {"field": "x", "type": "quantitative", **x}
+    up = {"type": "quantitative", "title": y, "scale": {"domain": [0, 1]}}
+    up |= {"axis": {"format": "%"}} if share else {}
+    line = {
+        "mark": {"type": "line", "point": dots},
+        "encoding": {
+            "x": across, "y": {**up, "field": "y"}, "color": colour,
+            "tooltip": [{"field": "t", "title": " "},
+                        *({"field": f, "title": title, "format": form} for f, title, form in tooltip)],
+        },
+    }  # fmt: skip
+    banded = [value for value in values if value.get("low") is not None and value.get("high") is not None]
+    band = {
+        "data": {"values": banded},
+        "mark": {"type": "area", "opacity": 0.2},
+        "encoding": {"x": across, "y": {**up, "field": "low"}, "y2": {"field": "high"}, "color": colour},
+    }
+    return _spec(values, height=300 if banded else 240, layer=[band, line] if banded else [line])
