@@ -97,7 +97,9 @@ def _require_page(target: Path, traces: Sequence[Path]) -> None:
     place = target.resolve()
     for trace in traces:
         if trace.resolve() in (place, *place.parents):
-            raise UsageError("the page would lie in a trace", where=target, got=f"the trace {trace}", todo=todo)
+            raise UsageError(
+                "the page would lie in a trace", where=target, got=f"the trace {trace}", todo=todo
+            )
     folder = next(parent for parent in place.parents if parent.exists())
     if not folder.is_dir() or not os.access(folder, os.W_OK):
         got = "no right to write there" if folder.is_dir() else f"{folder}, which is a file"
@@ -109,7 +111,9 @@ def _facts(trace: "Trace", analysis: "Analysis") -> list[tuple[str, str]]:
     if not trace.complete:
         facts.append(("cut short", "the recording was not ended: its closed parts are all there is"))
     if sample := analysis.sample:
-        facts.append(("sample", f"{sample['segments']} of {sample['of']} segments for curves and consistency"))
+        facts.append(
+            ("sample", f"{sample['segments']} of {sample['of']} segments for curves and consistency")
+        )
     return facts
 
 

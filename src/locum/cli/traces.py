@@ -26,7 +26,9 @@ def open_traces(paths: Sequence[Path], output: Output) -> "list[Trace]":
             raise UsageError("the same trace twice", got=got, todo="Name each trace once")
     for trace in found:
         if not trace.complete:
-            output.warn(f"{trace.path} was cut short: its closed parts, {trace.rows:,} tokens, are all there is")
+            output.warn(
+                f"{trace.path} was cut short: its closed parts, {trace.rows:,} tokens, are all there is"
+            )
     return found
 
 

@@ -130,7 +130,7 @@ def _caching(traces: Sequence[Reported]) -> Section | None:
         traces, points, ("caching", "What LRU would hit", words),
         ("experts per layer", "of all experts", "LRU hits"),
         lambda v: (v["n"], percent(v["x"]), percent(v["y"])),
-        x={"title": "share of the experts in memory", "scale": {"domain": [0, 1]}, "axis": {"format": "%"}},
+        x={"title": "share of the experts in memory", "scale": {"domain": [0, 1]}, "axis": {"format": "%", "tickCount": 10}},
         y="hit rate", tooltip=[("n", "experts per layer", "d"), ("x", "of all", ".1%"), ("y", "hits", ".1%")],
         dots=False,
     )  # fmt: skip
@@ -178,7 +178,7 @@ def _load(traces: Sequence[Reported]) -> Section | None:
     return _section(
         traces, points, ("load", "How uneven the load is", words), ("layer", "depth", "Gini"),
         lambda v: (v["l"], percent(v["x"]), figure(v["y"])),
-        x={"title": "depth among the MoE layers", "scale": {"domain": [0, 1]}, "axis": {"format": "%"}},
+        x={"title": "depth among the MoE layers", "scale": {"domain": [0, 1]}, "axis": {"format": "%", "tickCount": 10}},
         y="Gini coefficient", share=False,
         tooltip=[("l", "layer", "d"), ("x", "depth", ".0%"), ("y", "Gini", ".2f")],
     )  # fmt: skip
