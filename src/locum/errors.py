@@ -14,6 +14,8 @@ LocumError
 └── TraceError          a trace that cannot be read, or lacks what is asked of it
 """
 
+from typing import Any
+
 
 class LocumError(Exception):
     """An error with a remedy. The message is one paragraph: what, where, allowed, got, what to do.
@@ -42,6 +44,18 @@ class LocumError(Exception):
         if todo:
             message += f" {todo.rstrip('.')}."
         super().__init__(message)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # by default the class would be called with the message alone, and a worker process would die of it
+        return _again, (type(self), self.args, self.__dict__)
+
+
+def _again(cls: type[LocumError], args: tuple[object, ...], state: dict[str, object]) -> LocumError:
+    """An error as another process raised it."""
+    error = cls.__new__(cls)
+    error.args = args
+    error.__dict__.update(state)
+    return error
 
 
 class UsageError(LocumError):

@@ -1,7 +1,7 @@
 """`locum report`: one trace, or several side by side, as one page to look at."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -54,7 +54,7 @@ def report(
         A trace: the folder, or a file that was exported from one. Of several, the page compares them first.
     """
     with Output(output_options) as output:
-        from locum.analyze import analyze, require
+        from locum.analyze import require
         from locum.report import Reported, require_charts, write_report
 
         found = open_traces(traces, output)  # what is wrong should not have to wait for the first one
@@ -64,18 +64,8 @@ def report(
             _require_page(options.output, traces)
             require_charts()
         label = "reading the trace" if len(found) == 1 else f"reading {len(found)} traces"
-        analyses: list[Analysis] = []
-        done = 0
         with output.counting(label, sum(trace.rows for trace in found)) as heard:
-            for trace in found:
-                before = done
-                analyses.append(
-                    analyze(
-                        trace, options.metric or None, segments=options.segments,
-                        progress=lambda rows, _, before=before: heard(before + rows),
-                    )
-                )  # fmt: skip
-                done += trace.rows
+            analyses = _analyse(found, options, heard)
         reported = [
             Reported(
                 name=name, rows=trace.rows, meta=trace.meta, tables=analysis.tables,
@@ -87,6 +77,24 @@ def report(
             write_report(options.output, reported)
             output.note(f"wrote {options.output}")
         _tell(reported, found, analyses, options.output, output)
+
+
+def _analyse(
+    traces: "Sequence[Trace]", options: ReportOptions, heard: Callable[[int], None]
+) -> "list[Analysis]":
+    """Each trace by itself; `heard` counts the rows of all."""
+    from locum.analyze import analyze
+
+    found: list[Analysis] = []
+    before = 0
+
+    def progress(done: int, _rows: int) -> None:
+        heard(before + done)
+
+    for trace in traces:
+        found.append(analyze(trace, options.metric or None, segments=options.segments, progress=progress))
+        before += trace.rows
+    return found
 
 
 def _require_page(target: Path, traces: Sequence[Path]) -> None:
@@ -149,5 +157,5 @@ def _tell(
         return
     names = [one.name for one in reported]
     output.result({"path": path, "names": names, "traces": documents})
-    for number, (name, lines) in enumerate(zip(names, sentences, strict=True)):
-        output.show(*([""] if number else []), f"{name}:", *lines)
+    for name, lines in zip(names, sentences, strict=True):
+        output.show(f"{name}:", *lines, "")

@@ -199,7 +199,8 @@ def beside(
     share: bool = True,
 ) -> Spec:
     """A line per trace, and a band where values have `low` and `high`. A trace keeps its colour from chart to
-    chart: `names` are all of them, in order. `tooltip`: (field, title, format). `share`: y is a part of a whole.
+    chart: `names` are all of them, in order. `tooltip`: (field, title, format). `share`: y is a part
+    of a whole.
     """
     there = [name for name in names if any(value["t"] == name for value in values)]
     colour = {"field": "t", "type": "nominal", "title": None, "scale": {"domain": list(names)},

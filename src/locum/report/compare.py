@@ -14,6 +14,7 @@ from locum.units import format_bytes
 _NONE = "\N{EN DASH}"
 _WELL = 0.9
 """The hit rate that the table asks the price of."""
+_SHARES: dict[str, Any] = {"scale": {"domain": [0, 1]}, "axis": {"format": "%", "tickCount": 10}}
 
 
 def overview(traces: Sequence[Reported]) -> list[list[str]]:
@@ -130,7 +131,7 @@ def _caching(traces: Sequence[Reported]) -> Section | None:
         traces, points, ("caching", "What LRU would hit", words),
         ("experts per layer", "of all experts", "LRU hits"),
         lambda v: (v["n"], percent(v["x"]), percent(v["y"])),
-        x={"title": "share of the experts in memory", "scale": {"domain": [0, 1]}, "axis": {"format": "%", "tickCount": 10}},
+        x={"title": "share of the experts in memory", **_SHARES},
         y="hit rate", tooltip=[("n", "experts per layer", "d"), ("x", "of all", ".1%"), ("y", "hits", ".1%")],
         dots=False,
     )  # fmt: skip
@@ -178,7 +179,7 @@ def _load(traces: Sequence[Reported]) -> Section | None:
     return _section(
         traces, points, ("load", "How uneven the load is", words), ("layer", "depth", "Gini"),
         lambda v: (v["l"], percent(v["x"]), figure(v["y"])),
-        x={"title": "depth among the MoE layers", "scale": {"domain": [0, 1]}, "axis": {"format": "%", "tickCount": 10}},
+        x={"title": "depth among the MoE layers", **_SHARES},
         y="Gini coefficient", share=False,
         tooltip=[("l", "layer", "d"), ("x", "depth", ".0%"), ("y", "Gini", ".2f")],
     )  # fmt: skip
