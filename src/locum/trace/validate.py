@@ -59,7 +59,7 @@ def _check_ids(ids_tLK: NDArray[Any], meta: TraceMeta, where: str, first: int) -
 
 def _check_range(ids_tLX: NDArray[Any], meta: TraceMeta, name: str, where: str, first: int) -> None:
     """Ids that are no choice, as what was foreseen: of the layer, or of the one that a distance leads to."""
-    experts_L = np.array(meta.experts)
+    experts_L = np.array(meta.experts, np.int16)
     last = len(experts_L) - 1
     axes = ids_tLX.ndim - 2  # [D, P] or [S]
     limit = experts_L.reshape(-1, *[1] * axes)
