@@ -14,8 +14,6 @@ LocumError
 └── TraceError          a trace that cannot be read, or lacks what is asked of it
 """
 
-from typing import Any
-
 
 class LocumError(Exception):
     """An error with a remedy. The message is one paragraph: what, where, allowed, got, what to do.
@@ -45,7 +43,7 @@ class LocumError(Exception):
             message += f" {todo.rstrip('.')}."
         super().__init__(message)
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         # by default the class would be called with the message alone, and a worker process would die of it
         return _again, (type(self), self.args, self.__dict__)
 
