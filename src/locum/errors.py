@@ -43,6 +43,18 @@ class LocumError(Exception):
             message += f" {todo.rstrip('.')}."
         super().__init__(message)
 
+    def __reduce__(self) -> tuple[object, ...]:
+        # by default the class would be called with the message alone, and a worker process would die of it
+        return _again, (type(self), self.args, self.__dict__)
+
+
+def _again(cls: type[LocumError], args: tuple[object, ...], state: dict[str, object]) -> LocumError:
+    """An error as another process raised it."""
+    error = cls.__new__(cls)
+    error.args = args
+    error.__dict__.update(state)
+    return error
+
 
 class UsageError(LocumError):
     """Asked wrongly: a flag, a value or a combination that makes no sense (exit code 2)."""

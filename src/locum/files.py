@@ -71,9 +71,13 @@ def new_folder(target: Path, peak_bytes: int) -> Iterator[Path]:
 
 
 def require_new(target: Path) -> None:
-    """Raises `UsageError` when `target` exists, be it as a link to nowhere."""
+    """Raises `UsageError` when `target` exists, be it as a link to nowhere, or lies below a file."""
     if os.path.lexists(target):
         raise UsageError("the target exists", where=target, todo="Remove it or name another one")
+    above = next(parent for parent in target.absolute().parents if os.path.lexists(parent))
+    if not above.is_dir():
+        got = f"{above}, which is no folder"
+        raise UsageError("the target cannot be made", where=target, got=got, todo="Name another one")
 
 
 def _beside(target: Path, peak_bytes: int) -> Path:

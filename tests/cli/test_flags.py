@@ -54,7 +54,7 @@ POSITIONAL = {
     "trace": ["model"],
     "trace import": ["source"],
     "trace synth": [],
-    "report": ["trace"],
+    "report": ["traces"],
     "simulate": ["trace"],
     "run": ["model", "prompt"],
 }

@@ -15,7 +15,8 @@ import vl_convert
 from helpers_trace import meta_of, random_rows, write_trace
 from locum.analyze import Analysis, analyze
 from locum.errors import UsageError
-from locum.report import report_page, write_report
+from locum.report import Reported, report_page, write_report
+from locum.report.compare import overview
 from locum.report.findings import findings
 from locum.trace import TraceMeta
 
@@ -59,9 +60,23 @@ class Scripts(HTMLParser):
             self._inside = False
 
 
-def page_of(analysed: Analysed) -> str:
+@pytest.fixture(scope="module")
+def other(tmp_path_factory: pytest.TempPathFactory) -> Analysed:
+    """Another model: more experts, fewer layers, not all of them alike, and no predictions."""
+    meta = replace(meta_of(2, 16, 4), model="other", experts=(16, 12))
+    trace = write_trace(tmp_path_factory.mktemp("report") / "u", meta, random_rows(meta, 700))
+    return analyze(trace), meta
+
+
+def reported(analysed: Analysed, name: str = "t", rows: int = 1500) -> Reported:
     found, meta = analysed
-    return report_page(found.tables, meta, [("trace", "t")], found.lacking)
+    return Reported(
+        name=name, rows=rows, meta=meta, tables=found.tables, facts=[("trace", name)], lacking=found.lacking
+    )
+
+
+def page_of(*analysed: Analysed) -> str:
+    return report_page([reported(one, f"t{n}") for n, one in enumerate(analysed, 1)])
 
 
 def specs_of(page: str) -> dict[str, Any]:
@@ -92,11 +107,14 @@ def test_the_runtime_is_whole(analysed: Analysed) -> None:
 
 
 def test_text_of_a_trace_is_text(analysed: Analysed) -> None:
-    found, meta = analysed
     evil = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
-    page = report_page(found.tables, replace(meta, model=evil), [(evil, evil)], {evil: evil})
-    assert len(Scripts(page).found) == 3
-    assert evil not in page
+    one = reported(analysed)
+    changed = replace(
+        one, name=evil, meta=replace(one.meta, model=evil), facts=[(evil, evil)], lacking={evil: evil}
+    )
+    for page in (report_page([changed]), report_page([changed, one])):
+        assert len(Scripts(page).found) == 3
+        assert evil not in page
 
 
 def test_the_figures_are_those_of_the_tables(analysed: Analysed) -> None:
@@ -114,26 +132,68 @@ def test_the_figures_are_those_of_the_tables(analysed: Analysed) -> None:
 
 
 def test_a_trace_that_says_little_makes_a_small_page(analysed: Analysed) -> None:
-    found, meta = analysed
-    page = report_page({"load": found.tables["load"]}, meta, [], {"srp": "experts"})
+    one = reported(analysed)
+    little = replace(one, tables={"load": one.tables["load"]}, lacking={"srp": "experts"})
+    page = report_page([little])
     assert set(specs_of(page)) == {"load"}
     assert "What this trace cannot say" in page
+    assert set(specs_of(report_page([little, replace(one, name="u")]))) == {
+        "all-load", "1-load", *(f"2-{name}" for name in NAMES)
+    }  # fmt: skip
+
+
+def test_two_models_side_by_side(analysed: Analysed, other: Analysed) -> None:
+    """Shares where the shapes differ; what only one of them can say is in its own part."""
+    page = page_of(analysed, other)
+    specs = specs_of(page)
+    shared = {"all-caching", "all-consistency", "all-load"}
+    own = {f"1-{name}" for name in NAMES} | {f"2-{name}" for name in NAMES if name != "recall"}
+    assert set(specs) == shared | own
+    assert page.count("What this trace cannot say") == 2
+    for name in shared:
+        drawn = picture(specs[name])
+        assert drawn.count("line mark container") == 2, name
+        values = specs[name]["data"]["values"]
+        assert {value["t"] for value in values} == {"t1", "t2"}
+    for name in ("all-caching", "all-load"):
+        assert all(0 <= value["x"] <= 1 for value in specs[name]["data"]["values"])
+    curve = {v["n"]: v for v in specs["all-caching"]["data"]["values"] if v["t"] == "t2"}
+    assert curve[16]["x"] == 1
+    assert curve[14]["x"] == pytest.approx((14 + 12) / 28, abs=1e-4), "a layer has only 12"
+    rates = other[0].tables["caching"]["lru"]["rate"]
+    assert curve[7]["y"] == rates[6]
+    assert [v["x"] for v in specs["all-load"]["data"]["values"]] == [0, 0.5, 1, 0, 1]
+
+
+def test_the_table_of_a_comparison(analysed: Analysed, other: Analysed) -> None:
+    found = {row[0]: row[1:] for row in overview([reported(analysed, "a"), reported(other, "b", 700)])}
+    assert found[""] == ["a", "b"]
+    assert found["tokens"] == ["1,500", "700"]
+    assert found["experts per layer"] == ["8", "12 to 16"]
+    assert found["an expert"] == ["5.00 MiB", "\N{EN DASH}"]
+    lru = [one[0].tables["caching"]["lru"]["rate"] for one in (analysed, other)]
+    assert found["LRU hits, 25% of the experts in memory"] == [f"{lru[0][1]:.1%}", "\N{EN DASH}"]
+    assert found["LRU hits, 50% in memory"][1] == f"{lru[1][6]:.1%}", "7 of 16 and of 12 are half of all"
+    assert found["next layer foreseen (recall)"][1] == "\N{EN DASH}"
 
 
 def test_without_the_chart_library(
     analysed: Analysed, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    found, meta = analysed
     monkeypatch.setitem(sys.modules, "vl_convert", None)
     with pytest.raises(UsageError, match=r"pip install 'locum\[report\]'"):
-        write_report(tmp_path / "r.html", found.tables, meta, [], {})
+        write_report(tmp_path / "r.html", [reported(analysed)])
     assert not (tmp_path / "r.html").exists()
 
 
 @pytest.mark.skipif(BROWSER is None, reason="no browser is installed")
-def test_a_browser_draws_every_chart(analysed: Analysed, tmp_path: Path) -> None:
+@pytest.mark.parametrize("several", [False, True])
+def test_a_browser_draws_every_chart(
+    analysed: Analysed, other: Analysed, tmp_path: Path, several: bool
+) -> None:
     """A real one, with no network: the document as it is once every script has run."""
-    (tmp_path / "r.html").write_text(page_of(analysed), encoding="utf-8")
+    page = page_of(analysed, other) if several else page_of(analysed)
+    (tmp_path / "r.html").write_text(page, encoding="utf-8")
     assert BROWSER is not None
     command = [
         BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=10000", "--dump-dom",
@@ -141,7 +201,7 @@ def test_a_browser_draws_every_chart(analysed: Analysed, tmp_path: Path) -> None
         (tmp_path / "r.html").as_uri(),
     ]  # fmt: skip
     shown = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
-    assert shown.count('class="marks"') == len(NAMES)
+    assert shown.count('class="marks"') == (3 + len(NAMES) + len(NAMES) - 1 if several else len(NAMES))
     assert ">this chart could not be drawn" not in shown
     assert shown.count("mark-line") >= 3
     assert shown.count("mark-rect") >= 1

@@ -271,3 +271,12 @@ def test_no_code_is_run(tmp_path: Path) -> None:
 def test_a_kind_nobody_knows(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="routed-experts"):
         read(tmp_path / "x.parquet", Hints(), load_plain)
+
+
+@pytest.mark.parametrize(("held", "said"), [(b"\x05\x01" * 100, "a damaged file, or"), (b"", "EOFError")])
+def test_a_torch_file_that_is_none(tmp_path: Path, held: bytes, said: str) -> None:
+    """In a line of our own: torch's advice to run what is in it is not passed on."""
+    (tmp_path / "x.pt").write_bytes(held)
+    with pytest.raises(TraceError, match=said) as caught:
+        load_plain(tmp_path / "x.pt")
+    assert "weights_only" not in str(caught.value)

@@ -77,6 +77,11 @@ def analyze(
     return Analysis(tables, lacking, facts)
 
 
+def require(trace: Trace, names: Sequence[str] | None) -> None:
+    """Raises what `analyze` would raise for these names, before anything is read."""
+    _choose(trace, names)
+
+
 def _choose(trace: Trace, names: Sequence[str] | None) -> tuple[dict[str, Metric], list[str], dict[str, str]]:
     """(streaming metrics, names of sampled ones, what the trace lacks for the others). What was asked for by
     name must be there.

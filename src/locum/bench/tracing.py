@@ -138,16 +138,21 @@ def recording_cost(workshop: Workshop) -> Result:
             assert done.decode_tok_s is not None
             return done.decode_tok_s
 
+        def record() -> float:
+            with (
+                tempfile.TemporaryDirectory(dir=workshop.folder) as folder,
+                recording(engine, Path(folder) / "trace"),
+            ):
+                return run()
+
         run()  # the cache fills, the processor warms up
         for number in range(PAIRS):
-            with tempfile.TemporaryDirectory(dir=workshop.folder) as folder:
-                order = (False, True) if number % 2 else (True, False)
-                for with_trace in order:
-                    if with_trace:
-                        with recording(engine, Path(folder) / "trace"):
-                            recorded.append(run())
-                    else:
-                        plain.append(run())
+            if number % 2:
+                plain.append(run())
+                recorded.append(record())
+            else:
+                recorded.append(record())
+                plain.append(run())
     costs = [1 - new / old for new, old in zip(recorded, plain, strict=True)]
     cost = statistics.median(costs)
     row: Row = {

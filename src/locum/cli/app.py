@@ -44,7 +44,7 @@ def build() -> App:
     app.command(inspect, usage="Usage: locum inspect MODEL [OPTIONS]")
     app.command(run, usage="Usage: locum run [MODEL] [PROMPT] [OPTIONS]")
     app.command(build_trace())
-    app.command(report_, name="report", usage="Usage: locum report TRACE [-o FILE] [OPTIONS]")
+    app.command(report_, name="report", usage="Usage: locum report TRACE... [-o FILE] [OPTIONS]")
     app.command(simulate, usage="Usage: locum simulate TRACE [OPTIONS]")
     app.command(evaluate, name="eval", usage="Usage: locum eval [MODEL] [OPTIONS]")
     app.command(pack, usage="Usage: locum pack MODEL -o DIR [OPTIONS]")

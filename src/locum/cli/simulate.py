@@ -1,7 +1,8 @@
 """`locum simulate`: what the engine would do with a trace, by policy and memory."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,6 +11,7 @@ from cyclopts import Group, Parameter
 
 from locum.cli.flags import number
 from locum.cli.output import DEFAULT, Output, OutputOptions, table
+from locum.cli.traces import open_traces
 from locum.errors import UsageError
 from locum.policy import EVICTION
 from locum.policy.prefetch import PREFETCH
@@ -31,8 +33,9 @@ class SimulateOptions:
     """What `locum simulate` was asked to do; fields are named as the flags. Lists are written `a,b`."""
 
     eviction: Annotated[str, Parameter(group=_WHAT, metavar="NAME,...")] = "lru,lfu"
-    """Eviction policies. Belady's choice, which no other can beat without prefetching, is always beside
-    them."""
+    """Eviction policies. Belady's choice, which knows the future, is always beside them, with the same memory
+    and prefetching. Without prefetching no policy needs fewer reads than it; with prefetching one may hit
+    more."""
 
     prefetch: Annotated[str, Parameter(group=_WHAT, metavar="NAME,...")] = "none"
     """Prefetch policies. `next-gate` needs a trace with predictions, which `locum trace` makes; it looks one
@@ -60,6 +63,10 @@ def simulate(
     Hits, misses and evictions are exactly what the engine would do, from an empty cache. Times are as good as
     the recorded ones: computing takes as long as it took, reading as long as the disk's rate says.
 
+    The table is about decoding. "of Belady's" is a row's hits over those of Belady's choice with the same
+    memory and prefetching. "of the ceiling" is its tokens/s over what the disk's rate alone would allow for
+    the bytes it read, or the recorded computing alone where that takes longer: the rest is waiting.
+
     Parameters
     ----------
     trace
@@ -67,10 +74,9 @@ def simulate(
     """
     with Output(output_options) as output:
         from locum.simulate.sweep import sized, sweep
-        from locum.trace import Trace
 
-        found = Trace(trace)
-        size = None if options.expert_size is None else parse_bytes(options.expert_size)
+        (found,) = open_traces([trace], output)
+        size = None if options.expert_size is None else _size("--expert-size", options.expert_size)
         if size is not None:
             found.meta = sized(found.meta, size)
         settings = _settings(options, found)
@@ -79,7 +85,7 @@ def simulate(
             results = sweep(
                 trace, settings, device, expert_bytes=size, workers=options.workers, progress=heard
             )
-        rows = _rows(results)
+        rows = _rows(results, device)
         output.result(
             {
                 "trace": str(found.path), "digest": found.digest, "tokens": found.rows,
@@ -98,7 +104,10 @@ def _settings(options: SimulateOptions, trace: "Trace") -> "list[Setting]":
     whole = routed_bytes(trace.meta)
     evictions = _list("--eviction", options.eviction, EVICTION)
     prefetches = _list("--prefetch", options.prefetch, PREFETCH)
-    arenas = [parse_share(text, whole) for text in options.expert_memory.split(",")]
+    arenas = [
+        _size("--expert-memory", text, partial(parse_share, whole=whole))
+        for text in options.expert_memory.split(",")
+    ]
     asked = [*(e for e in evictions if e != "belady"), "belady"]
     return [
         Setting(arena_bytes=arena, eviction=eviction, prefetch=prefetch)
@@ -108,16 +117,29 @@ def _settings(options: SimulateOptions, trace: "Trace") -> "list[Setting]":
 
 def _list(flag: str, text: str, known: Any) -> list[str]:
     names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names:
+        raise UsageError("no policy is named", where=flag, allowed=", ".join(known), got=repr(text))
     if unknown := [name for name in names if parse(name)[0] not in known]:
         raise UsageError("no such policy", where=flag, allowed=", ".join(known), got=", ".join(unknown))
     return names
+
+
+def _size(flag: str, text: str, measure: Callable[[str], int] = parse_bytes) -> int:
+    """What `measure` makes of a size. Raises `UsageError` naming the flag."""
+    try:
+        size = measure(text)
+    except UsageError as error:
+        raise UsageError(error.what, where=flag, allowed=error.allowed, got=error.got) from error
+    if size < 1:
+        raise UsageError("a size must be more than nothing", where=flag, got=repr(text))
+    return size
 
 
 def _device(options: SimulateOptions, trace: "Trace", output: Output) -> "Device":
     from locum.simulate import Device
 
     if options.disk is not None:
-        return Device(parse_bytes(options.disk.removesuffix("/s")))
+        return Device(_size("--disk", options.disk.removesuffix("/s")))
     from locum.machine.measuring import complete, lacks
     from locum.machine.profile import load_cached
 
@@ -145,7 +167,9 @@ def measured_device(profile: "MachineProfile", sizes: Sequence[int]) -> "Device"
     return Device(rate, channels=channels)
 
 
-def _rows(results: "list[Simulated]") -> list[dict[str, Any]]:
+def _rows(results: "list[Simulated]", device: "Device") -> list[dict[str, Any]]:
+    from locum.simulate.ceiling import ceiling_tok_s
+
     best = {
         (r.setting.arena_bytes, r.setting.prefetch): r.decode.hit_rate
         for r in results if r.setting.eviction == "belady"
@@ -158,6 +182,7 @@ def _rows(results: "list[Simulated]") -> list[dict[str, Any]]:
             "hit_rate": r.decode.hit_rate,
             "belady_hit_rate": best[r.setting.arena_bytes, r.setting.prefetch],
             "decode_tok_s": r.decode.tok_s,
+            "ceiling_tok_s": ceiling_tok_s(r.decode, device),
             "stall_s": r.decode.stall_s,
             "bytes": r.decode.bytes_read,
             "hits": r.decode.hits,
@@ -173,16 +198,21 @@ def _rows(results: "list[Simulated]") -> list[dict[str, Any]]:
 
 
 def _columns(rows: list[dict[str, Any]]) -> tuple[list[list[str]], list[str]]:
-    heads = ["memory", "eviction", "prefetch", "hits", "of Belady's", "tokens/s", "read per expert asked for"]
-    tokens = [row["hits"] + row["staged"] + row["misses"] for row in rows]
+    heads = [
+        "memory", "eviction", "prefetch", "hits", "of Belady's", "tokens/s", "of the ceiling",
+        "read per request",
+    ]  # fmt: skip
+    asked = [row["hits"] + row["staged"] + row["misses"] for row in rows]
     lines = []
-    for row, requests in zip(rows, tokens, strict=True):
+    for row, requests in zip(rows, asked, strict=True):
         rate, best = row["hit_rate"], row["belady_hit_rate"]
+        speed, most = row["decode_tok_s"], row["ceiling_tok_s"]
         lines.append([
             format_bytes(row["budget"]), row["eviction"], row["prefetch"],
             "none" if rate is None else f"{rate:.1%}",
             f"{rate / best:.0%}" if rate is not None and best else "",
-            "" if row["decode_tok_s"] is None else f"{row['decode_tok_s']:.2f}",
+            "" if speed is None else f"{speed:.2f}",
+            f"{speed / most:.0%}" if speed is not None and most else "",
             format_bytes(row["bytes"] / requests) if requests else "",
         ])  # fmt: skip
     return lines, heads

@@ -1,5 +1,6 @@
 """`locum trace`: record what a model's routers do; import such records, or make them up."""
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -14,6 +15,7 @@ from locum.files import require_new
 if TYPE_CHECKING:
     from locum.engine.tracing import Prompt
     from locum.trace import Trace
+    from locum.trace.importers import Imported
 
 _WHAT = Group("What is recorded", sort_key=5)
 _SOURCE = Group("What the source is", sort_key=5)
@@ -175,7 +177,7 @@ def import_(source: Path, /, *, options: ImportOptions, output_options: OutputOp
         The file, or the folder with all ranks' files of a `per_pass` recording.
     """
     with Output(output_options) as output:
-        from locum.trace import Trace, TraceWriter
+        from locum.trace import Trace
         from locum.trace.importers import Hints, read
 
         require_new(options.output)
@@ -185,12 +187,24 @@ def import_(source: Path, /, *, options: ImportOptions, output_options: OutputOp
         )  # fmt: skip
         with output.working(f"reading {source}"):
             found = read(source, hints, _load, options.kind)
-            with TraceWriter(options.output, found.meta) as out:
-                for rows in found.rows:
-                    out.add(rows)
+            _write(options.output, found)
         for note in found.notes:
             output.note(note)
         _tell(Trace(options.output), output)
+
+
+def _write(folder: Path, found: "Imported") -> None:
+    """Write what was imported, whole or not at all: a half would look like a whole one."""
+    from locum.trace import TraceWriter
+
+    writer = TraceWriter(folder, found.meta)
+    try:
+        for rows in found.rows:
+            writer.add(rows)
+        writer.close()
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def _load(path: Path) -> object:

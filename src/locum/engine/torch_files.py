@@ -1,6 +1,7 @@
 """torch's own files as plain data, for rooms without torch."""
 
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -16,9 +17,14 @@ def load_plain(path: Path) -> Any:
     try:
         return _plain(torch.load(path, map_location="cpu", weights_only=True))
     except Exception as error:  # torch raises what it likes for damaged files
-        raise TraceError(
-            "not a file of plain tensors", where=path, got=str(error).splitlines()[0] if str(error) else error
-        ) from error
+        raise TraceError("not a file of plain tensors", where=path, got=_reason(error)) from error
+
+
+def _reason(error: Exception) -> str:
+    """In a line. What torch says of pickles ends in advice to run them."""
+    if isinstance(error, UnpicklingError):
+        return "a damaged file, or one that holds more than tensors"
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def _plain(value: Any) -> Any:

@@ -14,6 +14,8 @@ _POLICIES = {
     "lru": "LRU", "lfu": "LFU", "random": "random choices, any policy",
 }  # fmt: skip
 
+_DASHES = [[1, 0], [7, 3], [2, 2], [9, 3, 2, 3]]
+
 
 def _spec(values: Sequence[Mapping[str, Any]], **rest: Any) -> Spec:
     return {"$schema": "vega-lite", "data": {"values": list(values)}, "width": "container", **rest}
@@ -73,7 +75,7 @@ def hit_curves(caching: Table, sch: Table | None, *, layers: int, slot_bytes: fl
     title = f"memory for experts, {name_of_unit}" if size else "experts kept per layer"
     x = {"field": "x", "type": "quantitative", "title": title}
     colour = {"field": "p", "type": "nominal", "title": None, "sort": list(_POLICIES.values()),
-              "legend": {"orient": "bottom", "columns": 3, "labelLimit": 0, "symbolType": "stroke",
+              "legend": {"orient": "bottom", "labelLimit": 0, "symbolType": "stroke",
                          "symbolOpacity": 1, "symbolStrokeWidth": 3}}  # fmt: skip
     line = {
         "data": {"values": values},
@@ -184,3 +186,44 @@ def consistency(srp: Table) -> Spec:
             "color": {"field": "who", "type": "nominal", "title": None, "legend": {"orient": "bottom"}},
         },
     )  # fmt: skip
+
+
+def beside(
+    values: Sequence[Mapping[str, Any]],
+    names: Sequence[str],
+    *,
+    x: Mapping[str, Any],
+    y: str,
+    tooltip: Sequence[tuple[str, str, str]],
+    dots: bool = True,
+    share: bool = True,
+) -> Spec:
+    """A line per trace, and a band where values have `low` and `high`. A trace keeps its colour from chart to
+    chart: `names` are all of them, in order. `tooltip`: (field, title, format). `share`: y is a part
+    of a whole.
+    """
+    there = [name for name in names if any(value["t"] == name for value in values)]
+    colour = {"field": "t", "type": "nominal", "title": None, "scale": {"domain": list(names)},
+              "legend": {"orient": "bottom", "values": there, "labelLimit": 290, "symbolType": "stroke",
+                         "symbolOpacity": 1, "symbolStrokeWidth": 2, "symbolSize": 300}}  # fmt: skip
+    # dashes, so that a line under another one is seen
+    dashes = [_DASHES[number % len(_DASHES)] for number in range(len(names))]
+    across = {"field": "x", "type": "quantitative", **x}
+    up: Spec = {"type": "quantitative", "title": y}
+    up |= {"scale": {"domain": [0, 1]}, "axis": {"format": "%"}} if share else {}
+    line = {
+        "mark": {"type": "line", "point": dots},
+        "encoding": {
+            "x": across, "y": {**up, "field": "y"}, "color": colour,
+            "strokeDash": {**colour, "scale": {"domain": list(names), "range": dashes}},
+            "tooltip": [{"field": "t", "title": " "},
+                        *({"field": f, "title": title, "format": form} for f, title, form in tooltip)],
+        },
+    }  # fmt: skip
+    banded = [value for value in values if value.get("low") is not None and value.get("high") is not None]
+    band = {
+        "data": {"values": banded},
+        "mark": {"type": "area", "opacity": 0.2},
+        "encoding": {"x": across, "y": {**up, "field": "low"}, "y2": {"field": "high"}, "color": colour},
+    }
+    return _spec(values, height=300 if banded else 240, layer=[band, line] if banded else [line])

@@ -64,6 +64,7 @@ class TraceMeta:
     requests: int | None = None
 
     def __post_init__(self) -> None:
+        self._check_kinds()
         layers = len(self.moe_layers)
         for name in ("experts", "top_k", "expert_bytes", "slot_bytes"):
             figures = getattr(self, name)
@@ -78,12 +79,36 @@ class TraceMeta:
                 raise _bad(f"layer {layer}", f"top_k <= experts <= {_LARGEST}", f"top_k {k}, experts {e}")
         if self.routing not in get_args(Routing):
             raise _bad("routing", " or ".join(get_args(Routing)), self.routing)
-        from locum.trace.columns import OPTIONAL
+        self._check_columns()
+
+    def _check_kinds(self) -> None:
+        """Numbers are numbers and names are names: a file may say anything."""
+        for name in ("model", "family", "config_hash", "tokenizer_hash", "policy", "engine", "dtype"):
+            if not isinstance(getattr(self, name), str):
+                raise _bad(name, "a text", repr(getattr(self, name)))
+        for name in ("shared_experts", "distances", "predicted", "scored"):
+            if not _whole(getattr(self, name)):
+                raise _bad(name, "a whole number from 0 on", repr(getattr(self, name)))
+        for name in ("seed", "backbone_bytes", "rows", "steps", "requests"):
+            figure = getattr(self, name)
+            if figure is not None and not _whole(figure):
+                raise _bad(name, "a whole number from 0 on, or null", repr(figure))
+        for name, kind in (("moe_layers", int), ("columns", str)):
+            if any(not isinstance(item, kind) for item in getattr(self, name)):
+                raise _bad(name, "whole numbers" if kind is int else "names", list(getattr(self, name)))
+
+    def _check_columns(self) -> None:
+        from locum.trace.columns import BY_NAME, OPTIONAL
 
         if (self.routing == "counts") != ("counts" in self.columns):
             raise _bad("routing", "`counts` with the column of that name, and only then", self.routing)
         if unknown := sorted(set(self.columns) - set(OPTIONAL)):
             raise _bad("columns", ", ".join(OPTIONAL), ", ".join(unknown))
+        names = {"D": "distances", "P": "predicted", "S": "scored"}
+        for column in self.columns:
+            for axis in BY_NAME[column].axes:
+                if not self.sizes[axis]:
+                    raise _bad(names[axis], f"at least 1, because there is a column {column}", 0)
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -152,6 +177,10 @@ class TraceMeta:
     def closed(self, rows: int, steps: int, requests: int) -> "TraceMeta":
         """This meta with the counts of a finished recording."""
         return replace(self, rows=rows, steps=steps, requests=requests)
+
+
+def _whole(figure: object) -> bool:
+    return isinstance(figure, int) and figure >= 0
 
 
 def _bad(name: str, allowed: object, got: object) -> TraceError:

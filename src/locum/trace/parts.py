@@ -109,5 +109,7 @@ def _beyond(these: dict[str, pa.DataType], others: dict[str, pa.DataType]) -> st
 
 
 def _damaged(path: Path, error: Any) -> TraceError:
-    todo = "Remove this part and those after it to use what lies before"
+    todo = "To use what lies before, remove this part and those after it"
+    if path.name.startswith("part-"):  # the meta of a finished trace knows how many rows there are
+        todo += ', and write "rows": null in meta.json'
     return TraceError("a part is damaged or cut short", where=path, got=error, todo=todo)

@@ -51,7 +51,10 @@ class Trace:
             todo = "Record again: a part is closed after 30 seconds, or when the recording ends"
             raise TraceError("the trace holds no rows", where=self.path, todo=todo)
         if self.meta.rows is not None and self.meta.rows != self.rows:
-            raise TraceError("rows are missing", where=self.path, allowed=self.meta.rows, got=self.rows)
+            todo = 'Find the parts that are gone, or write "rows": null in meta.json to use what is there'
+            raise TraceError(
+                "rows are missing", where=self.path, allowed=self.meta.rows, got=self.rows, todo=todo
+            )
 
     @property
     def complete(self) -> bool:
@@ -93,10 +96,10 @@ class Trace:
         for path in self._parts:
             for batch in batches_of(open_part(path, schema), path, size, wanted):
                 rows = from_batch(batch, self.meta)
-                check_rows(rows, self.meta, path.name, first)
+                check_rows(rows, self.meta, path, first)
                 if rows.step[0] < last:
                     raise TraceError(
-                        "steps go backwards", where=f"{path.name}, row {first}", got=int(rows.step[0])
+                        "steps go backwards", where=f"{path}, row {first}", got=int(rows.step[0])
                     )
                 first, last = first + len(rows), int(rows.step[-1])
                 yield rows
@@ -115,8 +118,13 @@ class Trace:
 
     def steps(self) -> dict[str, NDArray[Any]]:
         """Per forward step, by the names of `StepRow`; empty arrays where the source has no clock."""
-        tables = [open_part(path, steps.SCHEMA).read() for path in self._steps]
-        table = pa.concat_tables(tables) if tables else steps.to_table([])
+        names = steps.SCHEMA.names
+        batches = [
+            batch
+            for path in self._steps
+            for batch in batches_of(open_part(path, steps.SCHEMA), path, BATCH_ROWS, names)
+        ]
+        table = pa.Table.from_batches(batches, steps.SCHEMA)
         return {name: table.column(name).to_numpy() for name in table.schema.names}
 
     @cached_property
@@ -158,10 +166,12 @@ class Trace:
 
 
 def _exported_meta(path: Path) -> TraceMeta:
+    got = "a file that is no parquet, or cut short"
     try:
         metadata = pq.read_schema(path).metadata or {}
+        got = "a parquet file without a trace's meta"
         document = json.loads(metadata[_KEY])
     except (OSError, ValueError, KeyError, pa.ArrowException) as error:
-        todo = "Give a trace folder, or a file made by its export"
-        raise TraceError("not a trace", where=path, got=type(error).__name__, todo=todo) from error
+        todo = "Give a trace's folder, or a file made by its export"
+        raise TraceError("not a trace", where=path, got=got, todo=todo) from error
     return TraceMeta.from_json(document, path)

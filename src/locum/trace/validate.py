@@ -12,6 +12,7 @@ from locum.errors import TraceError
 from locum.trace.columns import Rows
 from locum.trace.meta import TraceMeta
 
+_AGAIN = "What made this wrote another shape than it says, or what no router chooses: make it again"
 _MOST_NUMBERS = 1 << 22  # compared at a time: memory stays flat
 
 
@@ -20,11 +21,16 @@ def check_rows(rows: Rows, meta: TraceMeta, where: object, first: int = 0) -> No
     if (backwards := np.flatnonzero(np.diff(rows.step) < 0)).size:
         row = first + int(backwards[0]) + 1
         raise TraceError(
-            "steps go backwards", where=f"{where}, row {row}", got=int(rows.step[backwards[0] + 1])
+            "steps go backwards",
+            where=f"{where}, row {row}",
+            got=int(rows.step[backwards[0] + 1]),
+            todo=_AGAIN,
         )
     for column, array in rows.columns():
         if column.axes == "LK" and column.dtype == "int16":
             _check_ids(array, meta, f"{where}, {column.name}", first)
+        elif column.dtype == "int16":
+            _check_range(array, meta, column.name, f"{where}, {column.name}", first)
 
 
 def _check_ids(ids_tLK: NDArray[Any], meta: TraceMeta, where: str, first: int) -> None:
@@ -47,8 +53,27 @@ def _check_ids(ids_tLK: NDArray[Any], meta: TraceMeta, where: str, first: int) -
                 raise TraceError(
                     what, where=f"{where}, row {first + start + row}, MoE layer {layer}, place {place}",
                     allowed=f"{meta.top_k[layer]} different ids below {meta.experts[layer]}, then -1",
-                    got=part_tLK[row, layer].tolist(),
+                    got=part_tLK[row, layer].tolist(), todo=_AGAIN,
                 )  # fmt: skip
+
+
+def _check_range(ids_tLX: NDArray[Any], meta: TraceMeta, name: str, where: str, first: int) -> None:
+    """Ids that are no choice, as what was foreseen: of the layer, or of the one that a distance leads to."""
+    experts_L = np.array(meta.experts, np.int16)
+    last = len(experts_L) - 1
+    axes = ids_tLX.ndim - 2  # [D, P] or [S]
+    limit = experts_L.reshape(-1, *[1] * axes)
+    if name == "next_ids":
+        target_LD = np.arange(last + 1)[:, None] + 1 + np.arange(ids_tLX.shape[2])
+        limit = experts_L[np.minimum(target_LD, last)][..., None]  # nothing is behind the last layer
+    wrong = (ids_tLX < -1) | (ids_tLX >= limit)
+    if wrong.any():
+        row, layer, *place = (int(axis[0]) for axis in np.nonzero(wrong))
+        most = int(np.broadcast_to(limit, ids_tLX.shape[1:])[(layer, *place)])
+        raise TraceError(
+            "an expert's number is out of range", where=f"{where}, row {first + row}, MoE layer {layer}",
+            allowed=f"ids below {most}, or -1", got=int(ids_tLX[(row, layer, *place)]), todo=_AGAIN,
+        )  # fmt: skip
 
 
 def _shifted(there_tLK: NDArray[np.bool_]) -> NDArray[np.bool_]:

@@ -32,7 +32,8 @@ def read(source: Path, hints: Hints, load: Loader, kind: str | None = None) -> I
             "this kind of source is not known",
             where=source,
             allowed=", ".join(IMPORTERS),
-            got=kind or source.suffix,
+            got=kind or ("a folder" if source.is_dir() else source.suffix or "a name without an ending"),
+            todo="Say what it is: locum trace import --from",
         )
     found: Imported = importlib.import_module(IMPORTERS[kind]).read(source, hints, load)
     return found

@@ -115,7 +115,7 @@ def assemble(
         model=hints.model, moe_layers=tuple(numbers), experts=(experts,) * len(numbers), top_k=top_k,
         engine=engine, columns=tuple(columns),
     )  # fmt: skip
-    return Imported(meta, _rows(records, meta, layers), tuple(notes))
+    return Imported(meta, _rows(records, meta, layers, source), tuple(notes))
 
 
 def _survey(records: Callable[[], Iterable[Record]], source: Path) -> _Shape:
@@ -169,12 +169,15 @@ def _moe_layers(shape: _Shape, hints: Hints, source: Path) -> tuple[list[int], l
     )  # fmt: skip
 
 
-def _rows(records: Callable[[], Iterable[Record]], meta: TraceMeta, layers: list[int]) -> Iterator[Rows]:
-    width, done = max(meta.top_k), 0
+def _rows(
+    records: Callable[[], Iterable[Record]], meta: TraceMeta, layers: list[int], source: Path
+) -> Iterator[Rows]:
+    width = max(meta.top_k)
     for record in records():
         if not len(record.ids):
             continue
         ids, order = front(record.ids[:, layers])
+        where = f"{source}, {record.where}"
         extra: dict[str, Any] = {}
         if "token" in meta.columns:
             extra["token"] = record.token
@@ -184,10 +187,9 @@ def _rows(records: Callable[[], Iterable[Record]], meta: TraceMeta, layers: list
             extra["weights"] = np.where(ids[..., :width] >= 0, weights, np.float16(np.nan))
         rows = Rows(
             request=record.request, position=record.position, step=record.step, phase=record.phase,
-            experts=np.ascontiguousarray(_narrow(ids, meta, record.where)[..., :width]), **extra,
+            experts=np.ascontiguousarray(_narrow(ids, meta, where)[..., :width]), **extra,
         )  # fmt: skip
-        check_rows(rows, meta, record.where, 0)
-        done += len(rows)
+        check_rows(rows, meta, where, 0)
         yield rows
 
 

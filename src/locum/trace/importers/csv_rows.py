@@ -16,12 +16,18 @@ from locum.errors import TraceError
 from locum.trace.columns import DECODE
 from locum.trace.importers.base import Hints, Imported, Loader, Record, assemble
 
+_LARGEST = (1 << 31) - 1
 _HEADER = ("request", "position", "layer", "expert")
 
 
 def read(source: Path, hints: Hints, load: Loader) -> Imported:
     """See `base`. Raises `TraceError` naming the line."""
     layers, width, has_weights = _survey(source)
+    if hints.moe_layers is not None and list(hints.moe_layers) != layers:
+        raise TraceError(
+            "the MoE layers named are not those of the source", where=source, allowed=layers,
+            got=list(hints.moe_layers), todo="Leave them out: the lines of a CSV say them",
+        )  # fmt: skip
     place = {layer: number for number, layer in enumerate(layers)}
 
     def records() -> Iterator[Record]:
@@ -70,14 +76,26 @@ def _lines(source: Path) -> Iterator[tuple[int, tuple[Any, ...]]]:
         with open(source, newline="", encoding="utf-8") as file:
             reader = csv.DictReader(file)
             if missing := [name for name in _HEADER if name not in (reader.fieldnames or ())]:
-                raise TraceError("columns are missing", where=source, allowed=", ".join(_HEADER), got=missing)
+                raise TraceError(
+                    "columns are missing", where=source, allowed=", ".join(_HEADER),
+                    got=f"a first line without {', '.join(missing)}",
+                )  # fmt: skip
             for line in reader:
-                weight = line.get("weight")
-                try:
-                    numbers = tuple(int(line[name]) for name in _HEADER)
-                    yield reader.line_num, (*numbers, float(weight) if weight else None)
-                except (TypeError, ValueError) as error:
-                    where = f"{source}, line {reader.line_num}"
-                    raise TraceError("not a number", where=where, got=error) from error
+                yield reader.line_num, _numbers(line, f"{source}, line {reader.line_num}")
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise TraceError("the file cannot be read", where=source, got=error) from error
+
+
+def _numbers(line: dict[str, str], where: str) -> tuple[Any, ...]:
+    weight = line.get("weight")
+    try:
+        numbers = tuple(int(line[name]) for name in _HEADER)
+        found = (*numbers, float(weight) if weight else None)
+    except (TypeError, ValueError) as error:
+        raise TraceError("not a number", where=where, got=error) from error
+    for name, number in zip(_HEADER, numbers, strict=True):
+        if number > _LARGEST or (number < 0 and name != "expert"):  # an expert below 0 is nobody
+            raise TraceError(
+                "a number is out of range", where=f"{where}, {name}", allowed=f"0 to {_LARGEST}", got=number
+            )
+    return found
