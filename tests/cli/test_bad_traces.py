@@ -35,7 +35,7 @@ SIMULATE = ("--disk", "1GiB", "--expert-memory", "100%", "--eviction", "belady",
 def good(folder: Path) -> Path:
     with TraceWriter(folder, META) as out:
         out.add(ROWS)
-        out.step(StepRow(0, 1, 1, 0.1, 0.1, 0.0, 0, 0, 0, 0, 0))
+        out.step(StepRow(0, 1, 1, 0.1, 0.1, 0.0, 0.0, 0, 0, 0, 0, 0))
     return folder
 
 
