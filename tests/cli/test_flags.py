@@ -36,7 +36,10 @@ FROZEN = {
     "trace synth": OUTPUT | {"--output", "-o", "--profile", "--tokens", "--seed"},
     "report": OUTPUT | {"--output", "-o", "--metric", "--segments"},
     "simulate": OUTPUT
-    | {"--eviction", "--prefetch", "--expert-memory", "--expert-size", "--disk", "--workers"},
+    | {
+        "--eviction", "--prefetch", "--expert-memory", "--as-recorded", "--expert-size", "--disk",
+        "--workers",
+    },
     "run": OUTPUT
     | {
         "--memory", "--expert-memory", "--context",

@@ -121,6 +121,23 @@ def test_simulate_beside_belady(recorded: Path) -> None:
     assert "of the ceiling" in shown
 
 
+def test_simulate_what_was_recorded(recorded: Path, tmp_path: Path) -> None:
+    words = ["simulate", "t", "--disk", "1GiB", "--as-recorded"]
+    document = json.loads(run(*words, "--json", cwd=recorded).stdout)
+    (row,) = document["rows"]
+    trace = Trace(recorded / "t")
+    steps = trace.steps()
+    decoding = steps["phase"] == 1
+    for name in ("hits", "staged", "misses", "evicted"):
+        assert row[name] == steps[name][decoding].sum(), name
+    assert row["recorded_tok_s"] == pytest.approx(decoding.sum() / steps["wall_s"][decoding].sum())
+    assert "recorded" in run(*words, cwd=recorded).stdout
+    run("trace", "synth", "-o", "s", "--tokens", "200", cwd=tmp_path)
+    words[1] = "s"
+    refused = run(*words, "--expert-size", "1MiB", cwd=tmp_path, status=2)
+    assert "does not say how it was recorded" in refused.stderr
+
+
 def test_simulate_takes_the_disk_at_the_size_of_the_experts(
     recorded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

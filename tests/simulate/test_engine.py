@@ -116,8 +116,10 @@ def test_a_recording_that_begins_with_a_full_cache(
             trace.snapshot, ledger={**trace.snapshot.ledger, "groups": [strange]}))  # fmt: skip
 
 
-def test_a_recording_that_begins_with_an_empty_cache_has_no_snapshot(
-    models: dict[str, Path], tmp_path: Path
-) -> None:
-    trace, *_ = recorded(models["random"], tmp_path / "t", expert_memory="30%")
-    assert trace.snapshot is None
+def test_a_recording_that_begins_with_an_empty_cache(models: dict[str, Path], tmp_path: Path) -> None:
+    trace, log, *_ = recorded(models["random"], tmp_path / "t", expert_memory="30%", eviction="arc")
+    assert trace.snapshot is not None
+    assert trace.snapshot.ledger is None
+    mine: list[Any] = []
+    simulate(trace, Setting.of(trace.snapshot), Device(1e9), log=mine, snapshot=trace.snapshot)
+    assert mine == log

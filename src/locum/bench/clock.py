@@ -100,14 +100,9 @@ def run_engine(subject: Subject, cell: Cell, rate: float | None, into: Path, dis
             engine.generate(prompt, max_tokens=subject.tokens, seed=1, temperature=1.0, ignore_eos=True)
         stats = residency.ledger.stats
         arena = residents.options.arena_bytes
-    return Ran(log, (stats.hits, stats.staged, stats.misses, stats.evicted), decode_tok_s(Trace(into)), arena)
-
-
-def decode_tok_s(trace: Trace) -> float:
-    """Decoded tokens per second of the trace's own clock, which stands still between two steps."""
-    steps = trace.steps()
-    decoding = steps["phase"] == 1
-    return float(decoding.sum() / steps["wall_s"][decoding].sum())
+    tok_s = Trace(into).decode_tok_s
+    assert tok_s is not None
+    return Ran(log, (stats.hits, stats.staged, stats.misses, stats.evicted), tok_s, arena)
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,6 +44,10 @@ class SimulateOptions:
     expert_memory: Annotated[str, Parameter(group=_WHAT, metavar="SIZE,...")] = "10%,25%,50%,75%"
     """Expert arenas, as sizes or as shares of all routed experts."""
 
+    as_recorded: Annotated[bool, Parameter(group=_WHAT, show_default=False)] = False
+    """Only the setting that the trace was recorded with, from the cache as it was when the recording began,
+    beside the speed that was recorded: to see how far the clock can be trusted here."""
+
     expert_size: Annotated[str | None, Parameter(group=_MACHINE, metavar="SIZE")] = None
     """Bytes of one expert, for an imported trace, which does not know it."""
 
@@ -83,9 +87,12 @@ def simulate(
         device = _device(options, found, output)
         with output.counting("simulating", len(settings)) as heard:
             results = sweep(
-                trace, settings, device, expert_bytes=size, workers=options.workers, progress=heard
-            )
+                trace, settings, device, expert_bytes=size, as_recorded=options.as_recorded,
+                workers=options.workers, progress=heard,
+            )  # fmt: skip
         rows = _rows(results, device)
+        if options.as_recorded:
+            rows[0]["recorded_tok_s"] = found.decode_tok_s
         output.result(
             {
                 "trace": str(found.path), "digest": found.digest, "tokens": found.rows,
@@ -101,6 +108,13 @@ def _settings(options: SimulateOptions, trace: "Trace") -> "list[Setting]":
     from locum.simulate.sweep import routed_bytes
 
     key_space(trace.meta)  # says what is missing
+    if options.as_recorded:
+        if trace.snapshot is None:
+            raise UsageError(
+                "the trace does not say how it was recorded", where="--as-recorded",
+                got=f"a trace of {trace.meta.engine}", todo="Record one with `locum trace`",
+            )  # fmt: skip
+        return [Setting.of(trace.snapshot)]
     whole = routed_bytes(trace.meta)
     evictions = _list("--eviction", options.eviction, EVICTION)
     prefetches = _list("--prefetch", options.prefetch, PREFETCH)
@@ -180,7 +194,7 @@ def _rows(results: "list[Simulated]", device: "Device") -> list[dict[str, Any]]:
             "prefetch": r.setting.prefetch,
             "budget": r.setting.arena_bytes,
             "hit_rate": r.decode.hit_rate,
-            "belady_hit_rate": best[r.setting.arena_bytes, r.setting.prefetch],
+            "belady_hit_rate": best.get((r.setting.arena_bytes, r.setting.prefetch)),
             "decode_tok_s": r.decode.tok_s,
             "ceiling_tok_s": ceiling_tok_s(r.decode, device),
             "stall_s": r.decode.stall_s,
@@ -200,7 +214,7 @@ def _rows(results: "list[Simulated]", device: "Device") -> list[dict[str, Any]]:
 def _columns(rows: list[dict[str, Any]]) -> tuple[list[list[str]], list[str]]:
     heads = [
         "memory", "eviction", "prefetch", "hits", "of Belady's", "tokens/s", "of the ceiling",
-        "read per request",
+        "read per request", *(["recorded"] if "recorded_tok_s" in rows[0] else []),
     ]  # fmt: skip
     asked = [row["hits"] + row["staged"] + row["misses"] for row in rows]
     lines = []
@@ -215,4 +229,6 @@ def _columns(rows: list[dict[str, Any]]) -> tuple[list[list[str]], list[str]]:
             f"{speed / most:.0%}" if speed is not None and most else "",
             format_bytes(row["bytes"] / requests) if requests else "",
         ])  # fmt: skip
+        if "recorded_tok_s" in row:
+            lines[-1].append("" if row["recorded_tok_s"] is None else f"{row['recorded_tok_s']:.2f}")
     return lines, heads

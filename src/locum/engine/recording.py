@@ -26,7 +26,7 @@ def recording(
 ) -> Iterator[Recorder]:
     """Record everything that `engine` does inside the block into a new `folder`.
 
-    An engine that has run before leaves a snapshot of its cache in there too.
+    The setting and the cache, as it is now, are kept with it.
 
     `distances`: layers ahead that the routers are asked, where this model's can be. `scores`: the best router
     scores, margin and entropy. `tokens`: the token ids too; leave them out where texts are private. Raises
@@ -39,8 +39,7 @@ def recording(
     heard = all(router is not None for router in routers)
     meta = meta_of(engine, distances=distances if heard else 0, scores=scores and heard, tokens=tokens)
     with TraceWriter(folder, meta) as writer:
-        if residents.residency.ledger.stats.requests:
-            snapshot_of(residents).write(folder)
+        snapshot_of(residents).write(folder)
         recorder = residents.recorder = Recorder(writer, residents.counts)
         stop = recorder.listen(routers)
         try:
@@ -52,10 +51,10 @@ def recording(
 
 def snapshot_of(residents: "Residents") -> Snapshot:
     """The experts' memory as it is between two steps."""
-    options = residents.options
+    options, ledger = residents.options, residents.residency.ledger
     return Snapshot(
         eviction=options.eviction, prefetch=residents.prefetch, wave=options.wave,
-        arena_bytes=options.arena_bytes, ledger=residents.residency.ledger.state(),
+        arena_bytes=options.arena_bytes, ledger=ledger.state() if ledger.stats.requests else None,
         eviction_params=dict(options.eviction_params), prefetch_params=dict(options.prefetch_params),
     )  # fmt: skip
 

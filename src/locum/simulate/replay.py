@@ -6,6 +6,7 @@ missed and evicted is exactly what the engine would have done, and time is as go
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
+from typing import Any
 
 from locum.errors import TraceError, UsageError
 from locum.policy import create as create_eviction
@@ -145,16 +146,17 @@ def simulate(
     compute = compute or Compute.recorded(trace, prefetcher.distance)
     if snapshot is not None:
         setting.require(snapshot)
-        _take_up(snapshot, residency)
+        if snapshot.ledger is not None:
+            _take_up(snapshot.ledger, residency)
     replay = _Replay(Driver(residency, prefetcher, future), compute)
     replay.run(trace, ("next_ids", "next_scores") if prefetcher.distance else (), progress)
     residency.close()
     return Simulated(setting, replay.prefill, replay.decode)
 
 
-def _take_up(snapshot: Snapshot, residency: Residency) -> None:
+def _take_up(state: Mapping[str, Any], residency: Residency) -> None:
     try:
-        residency.ledger.restore(snapshot.ledger)
+        residency.ledger.restore(state)
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise TraceError("the snapshot is damaged", got=f"{type(error).__name__}: {error}") from error
     residency.adopt()

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from locum.errors import TraceError, UsageError
 from locum.files import require_new, settle
 from locum.trace import steps
-from locum.trace.columns import COLUMNS, Rows, arrow_schema, from_batch
+from locum.trace.columns import COLUMNS, DECODE, Rows, arrow_schema, from_batch
 from locum.trace.meta import TraceMeta
 from locum.trace.parts import WRITING, batches_of, find_parts, open_part
 from locum.trace.snapshot import Snapshot
@@ -129,8 +129,16 @@ class Trace:
 
     @cached_property
     def snapshot(self) -> Snapshot | None:
-        """The cache when the recording began; None where it was empty, or nobody kept it."""
+        """The engine's setting and its cache when the recording began; None in a trace from elsewhere."""
         return Snapshot.read(self.path)
+
+    @property
+    def decode_tok_s(self) -> float | None:
+        """Decoded tokens per second of the recording's own clock, which stands still between steps."""
+        steps = self.steps()
+        decoding = steps["phase"] == DECODE
+        seconds = float(steps["wall_s"][decoding].sum())
+        return float(steps["tokens"][decoding].sum()) / seconds if seconds else None
 
     @cached_property
     def digest(self) -> str:

@@ -1,7 +1,6 @@
-"""`snapshot.json`: the cache as it was when a recording began, where it was not empty.
+"""`snapshot.json`: the engine's setting, and its cache as it was when a recording began.
 
-With it a replay of the trace decides what the engine decided; without it, what an engine would that has just
-been loaded.
+With it a replay of the trace decides what the engine decided, also where that had run before.
 """
 
 import json
@@ -19,13 +18,13 @@ FILE = "snapshot.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Snapshot:
-    """The engine's setting, and what its Ledger knew (`Ledger.state`)."""
+    """The engine's setting, and what its Ledger knew (`Ledger.state`); None: nothing, the cache was empty."""
 
     eviction: str
     prefetch: str
     wave: str
     arena_bytes: int
-    ledger: Mapping[str, Any]
+    ledger: Mapping[str, Any] | None = None
     eviction_params: Mapping[str, Any] = field(default_factory=dict)
     prefetch_params: Mapping[str, Any] = field(default_factory=dict)
 
@@ -35,7 +34,7 @@ class Snapshot:
 
     @classmethod
     def read(cls, folder: Path) -> "Snapshot | None":
-        """The snapshot of a trace; None where a recording began with an empty cache. Raises `TraceError`."""
+        """The snapshot of a trace; None where no engine of ours recorded it. Raises `TraceError`."""
         path = folder / FILE
         try:
             document = json.loads(path.read_text(encoding="utf-8"))
