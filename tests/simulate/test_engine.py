@@ -30,7 +30,7 @@ SETTINGS = [
 def recorded(path: Path, folder: Path, **options: Any) -> tuple[Trace, list[Any], Any, Any]:
     log: list[Any] = []
     with locum.load(path, context=128, **options) as engine:
-        engine.residents.residency._log = log.append
+        engine.residents.residency.ledger.log = log.append
         with recording(engine, folder):
             for prompt in PROMPTS:
                 engine.generate(prompt, max_tokens=12, seed=1, ignore_eos=True)

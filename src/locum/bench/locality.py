@@ -138,7 +138,7 @@ def _decode(model: Path, parts: int, tokens: int, seed: int, prompt: str) -> tup
         slots = engine.residents.split.cache // engine.residents.layout.slot_bytes(0)
     asked = [event for event in log if event[0] == "acquire"]
     own = asked[-(len(done.tokens) - 1) * layers :]
-    calls = [(tuple(ids), len(decision.hits)) for _, _, ids, decision in own]
+    calls = [(tuple(ids), len(decision.hits)) for _, _, ids, decision, _ in own]
     return [calls[at : at + layers] for at in range(0, len(calls), layers)], slots
 
 

@@ -23,12 +23,13 @@ from locum.policy import create as create_eviction
 from locum.policy.future import Future
 from locum.policy.prefetch import Prefetcher, confidence
 from locum.policy.prefetch import create_for as create_prefetch
+from locum.residency.decision import Log
 from locum.residency.driver import Driver
 from locum.residency.keys import KeyRange, KeySpace
 from locum.residency.lease import Lease
 from locum.residency.ledger import Ledger, Wave
 from locum.residency.mover.base import Slot
-from locum.residency.residency import Log, Residency
+from locum.residency.residency import Residency
 from locum.residency.slots import ArenaSlots
 from locum.residency.split import split_arena
 from locum.store.arena import Arena

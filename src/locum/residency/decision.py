@@ -1,7 +1,8 @@
 """What an event did, and the counts since the start."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class Decision(NamedTuple):
@@ -40,3 +41,11 @@ class Stats:
     def hit_rate(self) -> float:
         """(hits + staged) / requests; 0 before the first request."""
         return (self.hits + self.staged) / self.requests if self.requests else 0.0
+
+
+Event = tuple[Any, ...]
+"""What the Ledger was told and what it did: ("request", number, begin), ("step", number, phase, tokens),
+("forecast", ahead, layer, ids, confidence), ("acquire", layer, ids, Decision, counts or None),
+("want", keys placed, their due ticks), ("set_budget", group, bytes, Decision),
+("set_speculation", bytes, Decision), ("discard", keys, Decision)."""
+Log = Callable[[Event], object] | list[Event]

@@ -7,7 +7,7 @@ it. So the same events give the same decisions in the simulator and on any machi
 Speculation has a small pool of bytes of its own and never evicts from the cache.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from operator import ge
@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from locum.errors import PolicyError, UsageError
 from locum.policy.base import EvictionPolicy, Info, PolicyFactory, Scope, require
-from locum.residency.decision import Decision, Stats
+from locum.residency.decision import Decision, Event, Stats
 from locum.residency.keys import KeySpace
 
 Wave = Literal["rank", "bypass"]
@@ -60,6 +60,8 @@ class Ledger:
             raise UsageError("no such wave mode", allowed="rank or bypass", got=wave)
         self.keys, self.wave, self.speculation = keys, wave, speculation
         self.stats = Stats()
+        self.log: Callable[[Event], object] | None = None
+        """Hears every event once it has been dealt with."""
         self.tick = -1
         """The logical clock: step * layers + layer of the newest acquire."""
         self._step = 0
@@ -90,17 +92,23 @@ class Ledger:
         """A request begins or ends."""
         for policy in self._on_request:
             policy.request(request, begin)
+        if self.log is not None:
+            self.log(("request", request, begin))
 
     def step(self, number: int, phase: int, tokens: int) -> None:
         """Forward step `number` begins, with `tokens` tokens. `phase`: 0 prefill, 1 decode."""
         self._step = number
         for policy in self._on_step:
             policy.step(number, phase, tokens)
+        if self.log is not None:
+            self.log(("step", number, phase, tokens))
 
     def forecast(self, ahead: int, layer: int, ids: Sequence[int], confidence: Sequence[float]) -> None:
         """`ids` are expected in `layer`, `ahead` steps from now."""
         for policy in self._on_forecast:
             policy.forecast(ahead, layer, ids, confidence)
+        if self.log is not None and self._on_forecast:
+            self.log(("forecast", ahead, layer, tuple(ids), tuple(confidence)))
 
     def pin(self, ids: Sequence[int]) -> None:
         """A lease on `ids` opens: protect them until `unpin` with the same object."""
@@ -117,6 +125,13 @@ class Ledger:
 
         Raises `PolicyError` when the ids are not that, or when the eviction policy breaks its contract.
         """
+        decision = self._acquire(layer, ids, info)
+        if self.log is not None:
+            counts = None if info is None or "counts" not in info else tuple(info["counts"])
+            self.log(("acquire", layer, tuple(ids), decision, counts))
+        return decision
+
+    def _acquire(self, layer: int, ids: Sequence[int], info: Info | None) -> Decision:
         if not self.keys.keys_of[layer].issuperset(ids) or any(map(ge, ids, ids[1:])):
             raise PolicyError(
                 "an acquire takes unique, ascending keys of its own layer",
@@ -150,7 +165,7 @@ class Ledger:
         Skipped: what is cached or staged already, is due no later than the present tick, or does not fit.
         Raises `PolicyError` for something that is not a key.
         """
-        placed = []
+        placed, dues = [], []
         for key, due in wants:
             size = self._sizes[key] if 0 <= key < len(self._sizes) else 0
             if not size:
@@ -160,6 +175,9 @@ class Ledger:
             self._stage[key] = due
             self._stage_used += size
             placed.append(key)
+            dues.append(due)
+        if self.log is not None:
+            self.log(("want", tuple(placed), tuple(dues)))
         return placed
 
     def set_budget(self, group: int, capacity: int) -> Decision:
@@ -179,7 +197,12 @@ class Ledger:
             fits = sum(self._sizes[key] for key in pinned) <= capacity
             evicted = self._victims(state, over, pinned if fits else frozenset())
             self.stats.evicted += len(evicted)
-        return Decision([], [], [], evicted, [], [])
+        return self._said(("set_budget", group, capacity), Decision([], [], [], evicted, [], []))
+
+    def _said(self, event: Event, decision: Decision) -> Decision:
+        if self.log is not None:
+            self.log((*event, decision))
+        return decision
 
     def set_speculation(self, capacity: int) -> Decision:
         """The pool may hold `capacity` bytes from now on; the newest wants go first."""
@@ -193,9 +216,9 @@ class Ledger:
             self._unstage(key)
             cancelled.append(key)
         self.stats.wasted += len(cancelled)
-        return Decision([], [], [], [], [], cancelled)
+        return self._said(("set_speculation", capacity), Decision([], [], [], [], [], cancelled))
 
-    def discard(self, ids: Iterable[int]) -> Decision:
+    def discard(self, ids: Sequence[int]) -> Decision:
         """Nobody will ask for `ids` again, as when a model is closed: they leave the cache and the pool."""
         evicted, cancelled = [], []
         for key in ids:
@@ -210,7 +233,7 @@ class Ledger:
                 cancelled.append(key)
         self.stats.evicted += len(evicted)
         self.stats.wasted += len(cancelled)
-        return Decision([], [], [], evicted, [], cancelled)
+        return self._said(("discard", tuple(ids)), Decision([], [], [], evicted, [], cancelled))
 
     # questions
 

@@ -7,23 +7,16 @@ when next asked for. One thread, the program's, calls everything.
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from locum.errors import BudgetError
 from locum.policy.base import Info
-from locum.residency.decision import Decision
+from locum.residency.decision import Decision, Log
 from locum.residency.entry import Entry
 from locum.residency.keys import KeySpace
 from locum.residency.lease import Lease
 from locum.residency.ledger import Ledger
 from locum.residency.mover.base import Mover, Priority, State, Ticket
 from locum.residency.slots import PAGE, ArenaSlots, minimum_bytes
-
-Event = tuple[Any, ...]
-"""One line of the decision log: ("acquire", layer, ids, Decision), ("want", keys placed),
-("set_budget", group, bytes, Decision), ("set_speculation", bytes, Decision), ("discard", keys, Decision)."""
-
-Log = Callable[[Event], object] | list[Event]
 
 Source = Callable[[int], Ticket | None]
 """The tier below: the ticket a load of this key must wait for, or None when the key is there already."""
@@ -66,7 +59,8 @@ def arena_bytes(
 class Residency:
     """`ledger` decides, `mover` carries, `arena` has the places (its classes are `ledger.keys.classes`).
 
-    `retries`: how often a failed load is tried again. `log`: a list to append events to, or a function.
+    `retries`: how often a failed load is tried again. `log`: a list to append the Ledger's events to,
+    or a function that hears them, see `Ledger.log`.
     `source`: the tier below, see `Source`. The Mover stays the caller's to close.
     Raises `BudgetError` when the arena is smaller than `arena_bytes` of the Ledger's capacities.
     """
@@ -90,7 +84,8 @@ class Residency:
         """Cancelled loads whose Mover has not let go of the slot yet."""
         self.leases: list[Lease] = []
         """Open leases, oldest first."""
-        self._log: Callable[[Event], object] | None = log.append if isinstance(log, list) else log
+        if log is not None:
+            ledger.log = log.append if isinstance(log, list) else log
         self._source = source
         self._loading: dict[int, Entry] = {}
         self._unstarted: dict[int, None] = {}
@@ -131,8 +126,6 @@ class Residency:
         For several tiers: decide here, acquire what is missed from the tier below, then start.
         """
         decision = self.ledger.acquire(layer, ids, info)
-        if self._log is not None:
-            self._log(("acquire", layer, tuple(ids), decision))
         lease = Lease(self, ids, decision)
         if decision.evicted or decision.cancelled:
             self._disown(decision)
@@ -143,8 +136,6 @@ class Residency:
     def want(self, wants: Iterable[tuple[int, int]], priority: Priority = Priority.NEXT) -> None:
         """Speculate on (key, due tick), best first. Reads start once no demand waits for slots."""
         placed = self.ledger.want(wants)
-        if self._log is not None:
-            self._log(("want", tuple(placed)))
         for key in placed:
             entry = self.entries.get(key)
             if entry is None:
@@ -167,8 +158,6 @@ class Residency:
         if grows:
             self.arena.set_budget(budget)
         decision = self.ledger.set_budget(group, capacity)
-        if self._log is not None:
-            self._log(("set_budget", group, capacity, decision))
         self._disown(decision)
         if not grows:
             self.arena.set_budget(budget)
@@ -181,8 +170,6 @@ class Residency:
         if grows:
             self.arena.set_budget(budget)
         decision = self.ledger.set_speculation(capacity)
-        if self._log is not None:
-            self._log(("set_speculation", capacity, decision))
         self._disown(decision)
         if not grows:
             self.arena.set_budget(budget)
@@ -191,8 +178,6 @@ class Residency:
     def discard(self, ids: Sequence[int]) -> Decision:
         """Nobody will ask for `ids` again: see `Ledger.discard`."""
         decision = self.ledger.discard(ids)
-        if self._log is not None:
-            self._log(("discard", tuple(ids), decision))
         self._disown(decision)
         return decision
 

@@ -11,10 +11,11 @@ from typing import Any
 from locum.errors import TraceError, UsageError
 from locum.policy import create as create_eviction
 from locum.policy.prefetch import create_for as create_prefetch
+from locum.residency.decision import Log
 from locum.residency.driver import Driver
 from locum.residency.keys import KeyRange, KeySpace
 from locum.residency.ledger import Ledger, Wave
-from locum.residency.residency import Log, Residency
+from locum.residency.residency import Residency
 from locum.residency.slots import ArenaSlots, NullBacking
 from locum.residency.split import split_arena
 from locum.simulate.cost import Compute, Device
