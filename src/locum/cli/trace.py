@@ -239,7 +239,8 @@ def synth_(*, options: SynthTraceOptions, output_options: OutputOptions = DEFAUL
     """Make up a trace of random routing, to try things on."""
     with Output(output_options) as output:
         from locum.trace import Trace, TraceWriter
-        from locum.trace.synthetic import find, synthesise, synthetic_meta
+        from locum.trace.profiles import find
+        from locum.trace.synthetic import synthesise, synthetic_meta
 
         profile = find(options.profile)
         meta = synthetic_meta(options.profile, profile, options.seed)
