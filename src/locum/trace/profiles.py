@@ -47,11 +47,13 @@ class Profile:
     spread: float
     """Of the experts' popularity in all text."""
     stay: float
-    """Probability that an expert's luck of a token is its luck of the next, from the second layer on."""
-    stay_first: float = 0.0
-    """The same in the first layer."""
-    stay_last: float | None = None
-    """The same in the last layer, where it is another."""
+    """Probability that an expert's luck of a token is its luck of the next too. The first layer, which sees
+    hardly more than the token, has none of it.
+    """
+    text_first: float = 0.5
+    """What the first layer has of the two spreads by text."""
+    repeat_last: float | None = None
+    """Probability that in the last layer the luck of all experts stays, instead of each expert's own."""
     link: float = 0.0
     """What each chosen expert adds to the log-popularity of the next layer's experts it is linked to."""
     domain_spread: float = 0.3
@@ -69,9 +71,83 @@ class Profile:
     claims: tuple[Claim, ...] = ()
 
 
+def _shares(low: float, high: float) -> tuple[float, float]:
+    """Of percent."""
+    return round(low / 100, 4), round(high / 100, 4)
+
+
+def _srp(percent: float) -> Claim:
+    source = "arXiv 2505.16056, table 1; its definition of SRP is ours, its text is not ours"
+    return Claim("SRP of 16 tokens", "srp", *_shares(percent, percent), 0.01, source)
+
+
+_CHAOS = (
+    "'Orders in Chaos' (data set core12345/MoE_expert_selection_trace), quoted second-hand, for {}; read as the "
+    "mean over experts, weighed by load, of the mass on their own best fifth, text of all kinds together"
+)
+_QWEN = _CHAOS.format("Qwen3-235B-A22B, which also chooses 8 of 128 but has 94 layers")
+_DEEPSEEK = _CHAOS.format("DeepSeek-V3")
+_EPLB = (
+    "TensorRT-LLM, tech blog 4, table 1, without its balancer: mean over layers and steps of 4096 tokens of one "
+    "data set; read as loads of one kind of text at a time, of all its tokens"
+)
+_MIXTRAL = "arXiv 2401.04088, table 5, the range of its data sets; {}"
+_FIRST = _MIXTRAL.format("the expert of the largest weight is first; evenly chosen ones would give 12.5%")
+_EITHER = _MIXTRAL.format("any expert of the token before; evenly chosen ones would give 46%")
+
+
+def _mass(measure: Literal["next layer", "next token"], percent: float, source: str) -> Claim:
+    return Claim(f"best fifth, {measure}", measure, *_shares(percent, percent), 0.015, source)
+
+
+def _load(name: str, measure: Measure, figure: float) -> Claim:
+    return Claim(name, measure, figure, figure, figure / 10, _EPLB)
+
+
+def _repeats(layer: int, first: tuple[float, float], either: tuple[float, float]) -> tuple[Claim, Claim]:
+    """Of the layer with that number; the paper gives the ranges in percent."""
+    return (
+        Claim(f"same first, layer {layer}", "same first", *_shares(*first), 0.01, _FIRST, layer),
+        Claim(f"same of two, layer {layer}", "same of two", *_shares(*either), 0.01, _EITHER, layer),
+    )
+
+
 PROFILES: Mapping[str, Profile] = {
     "uniform": Profile(16, 64, 8, spread=0.0, stay=0.0, domain_spread=0.0, request_spread=0.0),
-}
+    "olmoe": Profile(
+        16, 64, 8, spread=0.4, stay=0.35, domain_spread=0.4, request_spread=1.12, claims=(_srp(50.9),)
+    ),
+    "qwen3-30b-a3b": Profile(
+        48, 128, 8, spread=1.66, stay=0.12, domain_spread=0.5, request_spread=1.755, link=0.757,
+        claims=(_srp(54.1), _mass("next layer", 65, _QWEN), _mass("next token", 62, _QWEN)),
+    ),
+    "mixtral": Profile(
+        32, 8, 2, spread=0.1, stay=0.19, repeat_last=0.065, text_first=0.65, domain_spread=0.1,
+        request_spread=0.385, weighted=True,
+        claims=(
+            _srp(49.4),
+            *_repeats(0, (13.6, 14.9), (45, 50)),
+            *_repeats(15, (23.6, 28.4), (62, 67)),
+            *_repeats(31, (19.7, 26.3), (44, 54)),
+        ),
+    ),
+    "deepseek-v2-lite": Profile(
+        26, 64, 6, spread=0.3, stay=0.2, domain_spread=0.3, request_spread=0.75, dense_first=1, shared=2,
+        claims=(_srp(37.9),),
+    ),
+    "deepseek-r1": Profile(
+        58, 256, 8, spread=0.755, stay=0.1, domain_spread=0.91, request_spread=0.25, link=0.44, domains=16,
+        groups=8, groups_kept=4, dense_first=3, shared=1,
+        claims=(
+            _load("expert load, (max - mean) / mean", "expert peak", 10.948),
+            _load("expert load, deviation / mean", "expert spread", 164.1 / 128),
+            _load("load of 32 ranks, (max - mean) / mean", "rank peak", 1.564),
+            _load("load of 32 ranks, deviation / mean", "rank spread", 491.6 / 1024),
+            _mass("next layer", 50, _DEEPSEEK),
+            _mass("next token", 47, _DEEPSEEK),
+        ),
+    ),
+}  # fmt: skip
 """By name."""
 
 

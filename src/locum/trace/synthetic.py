@@ -3,13 +3,13 @@
 A choice is made like this. Every layer has a popularity per expert, log-normal; the text's domain and the
 request tilt it. To its logarithm each token adds luck, which follows Gumbel's distribution: the K largest
 sums are then a draw without replacement by popularity. An expert's luck of the token before stays with a
-probability, or is drawn anew. Experts of a layer are linked to a fifth of the next layer's, which they
-lift when they are chosen. So load, domains, locality and affinity can be set one by one.
+probability, or is drawn anew. Experts are linked to those of their class in the next layer, a fifth of all,
+which they lift when they are chosen. So load, domains, locality and affinity can be set one by one.
 
 Sources: Yellott, 1977, and Kool et al., 2019 (arXiv 1903.06059), the K largest sums; DeepSeek-AI, 2024 (arXiv
 2412.19437), choice within the groups whose two best sum to most.
 
-Axes: r requests, T tokens, t tokens of a block, L layers, E experts, K chosen, G groups, n choices.
+Axes: r requests, T tokens, t tokens of a block, L layers, E experts, K chosen, G groups, n choices, C classes.
 """
 
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ from locum.trace.profiles import Profile
 PROMPT = 128
 """Tokens of a prompt, in one step; the rest of a request is decoded one by one."""
 CLASSES = 5
-"""An expert is linked to those of the next layer that are in the class it points to: one in five."""
+"""Each layer's experts are of so many classes, at random; an expert is linked to the next layer's of its class."""
 _REQUESTS = 32  # made side by side
 _BLOCK = 1 << 22  # scores at a time: memory stays flat
 
@@ -87,18 +87,19 @@ class _World:
         self.popular_LE = p.spread * random.standard_normal(shape)
         self.domain_DLE = p.domain_spread * random.standard_normal((p.domains, *shape))
         evenly_LE = np.broadcast_to(np.arange(p.experts) % CLASSES, shape)
-        self.class_LE, self.points_LE = (random.permuted(evenly_LE, axis=1) for _ in range(2))
+        self.class_LE = random.permuted(evenly_LE, axis=1)
         self.stay_L = np.full(p.layers, p.stay, np.float32)
-        self.stay_L[-1] = p.stay if p.stay_last is None else p.stay_last
-        self.stay_L[0] = p.stay_first
+        self.stay_L[0] = 0
+        self.text_L1 = np.ones((p.layers, 1))
+        self.text_L1[0] = p.text_first
 
     def requests(
         self, domain_r: NDArray[np.int64], length: int, random: np.random.Generator
     ) -> tuple[NDArray[np.int16], NDArray[np.float16] | None]:
         """Ids [r, T, L, K], ascending in K, and their weights if the profile has any."""
         p, count = self.profile, len(domain_r)
-        tilt_rLE = p.request_spread * random.standard_normal((count, p.layers, p.experts))
-        tilt_rLE += self.popular_LE + self.domain_DLE[domain_r]
+        request_rLE = p.request_spread * random.standard_normal((count, p.layers, p.experts))
+        tilt_rLE = self.popular_LE + self.text_L1 * (request_rLE + self.domain_DLE[domain_r])
         tilt_LrE = tilt_rLE.swapaxes(0, 1).astype(np.float32)
         shape = count, length, p.layers, p.top_k
         ids_rTLK = np.empty(shape, np.int16)
@@ -120,10 +121,9 @@ class _World:
     def _renew(self, luck_LrE: Floats, random: np.random.Generator) -> None:
         """The next token's luck in place of this one's."""
         fresh_LrE = _gumbel(random, luck_LrE.shape)
-        if not self.stay_L.any():
-            luck_LrE[:] = fresh_LrE
-            return
         goes_LrE = random.random(luck_LrE.shape, np.float32) >= self.stay_L[:, None, None]
+        if self.profile.repeat_last is not None:
+            goes_LrE[-1] = random.random((luck_LrE.shape[1], 1)) >= self.profile.repeat_last
         np.copyto(luck_LrE, fresh_LrE, where=goes_LrE)
 
     def _choose(self, score_LtrE: Floats) -> NDArray[np.int64]:
@@ -138,8 +138,8 @@ class _World:
         return ids_LnK.reshape(*score_LtrE.shape[:3], p.top_k)
 
     def _lift(self, score_nE: Floats, before_nK: NDArray[np.int64], layer: int) -> None:
-        points_nK = self.points_LE[layer - 1][before_nK]
-        count_nC = np.stack([(points_nK == number).sum(1) for number in range(CLASSES)], axis=1)
+        class_nK = self.class_LE[layer - 1][before_nK]
+        count_nC = np.stack([(class_nK == number).sum(1) for number in range(CLASSES)], axis=1)
         score_nE += (self.profile.link * count_nC).astype(np.float32)[:, self.class_LE[layer]]
 
 
