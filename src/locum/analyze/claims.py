@@ -7,7 +7,8 @@ Axes: t rows, D domains, L MoE layers, K chosen, E experts, R ranks.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +42,18 @@ class Verdict:
     def met(self) -> bool | None:
         """None where the trace cannot tell."""
         return None if self.got is None else self.claim.met(self.got)
+
+    def to_json(self) -> dict[str, Any]:
+        """The claim, what was found and whether that meets it."""
+        return asdict(self.claim) | {"got": self.got, "met": self.met}
+
+    def words(self) -> tuple[str, str, str, str]:
+        """Name, what was published, what was found, and the verdict."""
+        claim = self.claim
+        ends = f"{claim.low:.3f}" + (f" to {claim.high:.3f}" if claim.high > claim.low else "")
+        got = "-" if self.got is None else f"{self.got:.3f}"
+        verdict = {None: "too short", True: "met", False: "missed"}[self.met]
+        return claim.name, f"{ends} (±{claim.tolerance:.3g})", got, verdict
 
 
 def least_rows(meta: TraceMeta) -> int:

@@ -50,8 +50,8 @@ class Profile:
     """Probability that an expert's luck of a token is its luck of the next too. The first layer, which sees
     hardly more than the token, has none of it.
     """
-    text_first: float = 0.5
-    """What the first layer has of the two spreads by text."""
+    text_ends: float = 0.5
+    """What the first and the last layer have of the two spreads by text."""
     repeat_last: float | None = None
     """Probability that in the last layer the luck of all experts stays, instead of each expert's own."""
     link: float = 0.0
@@ -101,7 +101,7 @@ def _mass(measure: Literal["next layer", "next token"], percent: float, source: 
 
 
 def _load(name: str, measure: Measure, figure: float) -> Claim:
-    return Claim(name, measure, figure, figure, figure / 10, _EPLB)
+    return Claim(name, measure, figure, figure, round(figure / 10, 3), _EPLB)
 
 
 def _repeats(layer: int, first: tuple[float, float], either: tuple[float, float]) -> tuple[Claim, Claim]:
@@ -115,15 +115,15 @@ def _repeats(layer: int, first: tuple[float, float], either: tuple[float, float]
 PROFILES: Mapping[str, Profile] = {
     "uniform": Profile(16, 64, 8, spread=0.0, stay=0.0, domain_spread=0.0, request_spread=0.0),
     "olmoe": Profile(
-        16, 64, 8, spread=0.4, stay=0.35, domain_spread=0.4, request_spread=1.12, claims=(_srp(50.9),)
+        16, 64, 8, spread=0.4, stay=0.35, domain_spread=0.4, request_spread=1.15, claims=(_srp(50.9),)
     ),
     "qwen3-30b-a3b": Profile(
-        48, 128, 8, spread=1.66, stay=0.12, domain_spread=0.5, request_spread=1.755, link=0.757,
+        48, 128, 8, spread=1.617, stay=0.12, domain_spread=0.5, request_spread=1.664, link=0.656,
         claims=(_srp(54.1), _mass("next layer", 65, _QWEN), _mass("next token", 62, _QWEN)),
     ),
     "mixtral": Profile(
-        32, 8, 2, spread=0.1, stay=0.19, repeat_last=0.065, text_first=0.65, domain_spread=0.1,
-        request_spread=0.385, weighted=True,
+        32, 8, 2, spread=0.1, stay=0.195, repeat_last=0.078, text_ends=0.65, domain_spread=0.1,
+        request_spread=0.39, weighted=True,
         claims=(
             _srp(49.4),
             *_repeats(0, (13.6, 14.9), (45, 50)),
@@ -136,13 +136,13 @@ PROFILES: Mapping[str, Profile] = {
         claims=(_srp(37.9),),
     ),
     "deepseek-r1": Profile(
-        58, 256, 8, spread=0.755, stay=0.1, domain_spread=0.91, request_spread=0.25, link=0.44, domains=16,
+        58, 256, 8, spread=0.755, stay=0.1, domain_spread=0.91, request_spread=0.25, link=0.42, domains=16,
         groups=8, groups_kept=4, dense_first=3, shared=1,
         claims=(
-            _load("expert load, (max - mean) / mean", "expert peak", 10.948),
-            _load("expert load, deviation / mean", "expert spread", 164.1 / 128),
+            _load("expert load, (max - mean) / mean", "expert peak", 10.95),
+            _load("expert load, deviation / mean", "expert spread", 1.282),
             _load("load of 32 ranks, (max - mean) / mean", "rank peak", 1.564),
-            _load("load of 32 ranks, deviation / mean", "rank spread", 491.6 / 1024),
+            _load("load of 32 ranks, deviation / mean", "rank spread", 0.48),
             _mass("next layer", 50, _DEEPSEEK),
             _mass("next token", 47, _DEEPSEEK),
         ),

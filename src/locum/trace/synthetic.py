@@ -91,7 +91,7 @@ class _World:
         self.stay_L = np.full(p.layers, p.stay, np.float32)
         self.stay_L[0] = 0
         self.text_L1 = np.ones((p.layers, 1))
-        self.text_L1[0] = p.text_first
+        self.text_L1[[0, -1]] = p.text_ends
 
     def requests(
         self, domain_r: NDArray[np.int64], length: int, random: np.random.Generator
