@@ -1,9 +1,8 @@
 """`locum trace`: record what a model's routers do; import such records, or make them up."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import App, Group, Parameter
@@ -121,7 +120,7 @@ def _prompts(options: TraceOptions) -> "list[Prompt]":
     return [found[n * len(found) // options.limit] for n in range(options.limit)]
 
 
-def _tell(trace: "Trace", output: Output, more: Mapping[str, object] = MappingProxyType({})) -> None:
+def _tell(trace: "Trace", output: Output, **more: object) -> None:
     meta = trace.meta
     experts, top_k = max(meta.experts), max(meta.top_k)
     output.result(
@@ -255,7 +254,7 @@ def synth_(*, options: SynthTraceOptions, output_options: OutputOptions = DEFAUL
         made = Trace(options.output)
         with output.working("measuring"):
             verdicts = judge(made, profile.claims)
-        _tell(made, output, {"claims": [verdict.to_json() for verdict in verdicts]})
+        _tell(made, output, claims=[verdict.to_json() for verdict in verdicts])
         _tell_claims(made, verdicts, output)
 
 
@@ -268,9 +267,8 @@ def _tell_claims(made: "Trace", verdicts: "Sequence[Verdict]", output: Output) -
     if missed := [verdict.claim.name for verdict in verdicts if verdict.met is False]:
         output.warn(f"not as published: {', '.join(missed)}")
     if any(verdict.got is None for verdict in verdicts):
-        output.warn(
-            f"too short to be held against what was published: --tokens {least_rows(made.meta)} is enough"
-        )
+        enough = f"--tokens {least_rows(made.meta)} is enough"
+        output.warn(f"too short to be held against what was published: {enough}")
 
 
 def build() -> App:

@@ -9,7 +9,8 @@ which they lift when they are chosen. So load, domains, locality and affinity ca
 Sources: Yellott, 1977, and Kool et al., 2019 (arXiv 1903.06059), the K largest sums; DeepSeek-AI, 2024 (arXiv
 2412.19437), choice within the groups whose two best sum to most.
 
-Axes: r requests, T tokens, t tokens of a block, L layers, E experts, K chosen, G groups, n choices, C classes.
+Axes: r requests, T tokens, t tokens of a block, L layers, E experts, K chosen, G groups, n choices,
+C classes.
 """
 
 from collections.abc import Iterator
@@ -24,7 +25,7 @@ from locum.trace.profiles import Profile
 PROMPT = 128
 """Tokens of a prompt, in one step; the rest of a request is decoded one by one."""
 CLASSES = 5
-"""Each layer's experts are of so many classes, at random; an expert is linked to the next layer's of its class."""
+"""Of a layer's experts, drawn at random; one is linked to those of its class in the next layer."""
 _REQUESTS = 32  # made side by side
 _BLOCK = 1 << 22  # scores at a time: memory stays flat
 
@@ -144,8 +145,8 @@ class _World:
 
 
 def best(score_nE: Floats, top_k: int, groups: int = 1, groups_kept: int = 1) -> NDArray[np.int64]:
-    """[n, K] ascending: the `top_k` largest scores, of those `groups_kept` groups whose two largest scores sum
-    to most.
+    """[n, K] ascending: where the `top_k` largest scores are, in those `groups_kept` groups whose two largest
+    sum to most.
     """
     if groups_kept < groups:
         score_nGE = score_nE.reshape(len(score_nE), groups, -1)
