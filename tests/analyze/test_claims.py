@@ -9,7 +9,7 @@ import pytest
 
 from helpers_trace import meta_of, random_rows, rows_of, write_trace
 from locum.analyze import claims
-from locum.analyze.claims import MEASURES, judge, least_rows, measure
+from locum.analyze.claims import MEASURES, judge, measure
 from locum.trace.profiles import Claim, Measure
 
 SRP = Claim("srp", "srp", 0.3, 0.5, 0.1, "nowhere")
@@ -102,8 +102,7 @@ def test_verdicts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trace = write_trace(tmp_path / "t", meta, rows)
     (short,) = judge(trace, [SRP])
     assert (short.got, short.met, short.words()[3]) == (None, None, "too short")
-    monkeypatch.setattr(claims, "LEAST", 100)
-    assert least_rows(meta) == 20 * 16
+    monkeypatch.setattr(claims, "SAMPLE", 600)
     (whole,) = judge(trace, [SRP])
     assert whole.got == measure(rows, meta, SRP)
     monkeypatch.setattr(claims, "SAMPLE", 512)

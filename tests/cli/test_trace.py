@@ -145,14 +145,14 @@ def test_synth(tmp_path: Path) -> None:
 
 def test_synth_beside_what_was_published(tmp_path: Path) -> None:
     words = ["trace", "synth", "--profile", "mixtral", "--tokens"]
-    found = json.loads(run(*words, "8192", "-o", "t", "--json", cwd=tmp_path).stdout)
+    found = json.loads(run(*words, "32768", "-o", "t", "--json", cwd=tmp_path).stdout)
     (srp,) = (claim for claim in found["claims"] if claim["measure"] == "srp")
     assert (srp["low"], srp["met"]) == (0.494, True)
     assert abs(srp["got"] - srp["low"]) <= srp["tolerance"]
     assert Trace(tmp_path / "t").meta.columns == ("weights", "domain")
     result = run(*words, "600", "-o", "u", cwd=tmp_path)
     assert "too short" in result.stdout
-    assert "--tokens 8192 is enough" in result.stderr
+    assert "--tokens 32768 is enough" in result.stderr
 
 
 @pytest.mark.parametrize(

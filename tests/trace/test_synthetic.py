@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from locum.analyze.base import count_choices
-from locum.analyze.claims import MEASURES, SAMPLE, least_rows, measure
+from locum.analyze.claims import MEASURES, SAMPLE, measure
 from locum.analyze.locality import best_f1
 from locum.trace import Rows
 from locum.trace.columns import check_shapes, join
@@ -52,7 +52,6 @@ def test_the_rows_are_a_trace(name: str) -> None:
     assert (rows.experts >= 0).all()
     assert (np.diff(rows.experts, axis=2) > 0).all()
     assert np.bincount(rows.request).tolist() == [70, 70, 10]
-    assert least_rows(meta) <= SAMPLE
     assert len({claim.name for claim in profile.claims}) == len(profile.claims)
     assert meta.moe_layers[0] == profile.dense_first
 
@@ -150,4 +149,4 @@ def test_weights_say_who_is_first() -> None:
     for counts_E, first_E in zip(counts_LE, first_LE, strict=True):
         order = np.argsort(counts_E)
         rare, usual = order[:8], order[-1]
-        assert first_E[rare].sum() / counts_E[rare].sum() < 0.5 < 0.6 < first_E[usual] / counts_E[usual]
+        assert first_E[rare].sum() / counts_E[rare].sum() < 0.5 < first_E[usual] / counts_E[usual]

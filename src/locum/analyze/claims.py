@@ -1,7 +1,8 @@
 """A trace held against published figures: what each figure means here, and whether the trace has it.
 
 The first rows of the trace are the sample: whole requests one after the other, as `locum trace synth` writes
-them. What is pooled over requests depends on how many there are, so a figure belongs to the sample's size.
+them. Requests differ, so pairs and loads that are pooled over a few of them seem to be more uneven: the
+sample always has the size with which the profiles were fitted, and a shorter trace tells nothing.
 
 Axes: t rows, D domains, L MoE layers, K chosen, E experts, R ranks.
 """
@@ -22,12 +23,9 @@ from locum.trace.columns import cut, join
 from locum.trace.profiles import Claim, Measure
 
 SAMPLE = 32_768
-"""Rows of a trace that are looked at: 64 requests of 512 tokens."""
-LEAST = 8_192
-"""Rows below which a trace says nothing: a handful of requests is not what was published."""
+"""Rows of a trace that are looked at, and that it must have: 64 requests of 512 tokens."""
 RANKS = 32
 _WINDOW = 16
-_SEEN = 20
 _CHUNK = 1024
 
 
@@ -56,17 +54,9 @@ class Verdict:
         return claim.name, f"{ends} (±{claim.tolerance:.3g})", got, verdict
 
 
-def least_rows(meta: TraceMeta) -> int:
-    """Rows that a trace of this shape needs: `LEAST`, and so many that a pair of experts that are chosen
-    independently and evenly would be seen 20 times, or the best fifth of partners would be luck.
-    """
-    e, k = max(meta.experts), min(meta.top_k)
-    return max(LEAST, -(-_SEEN * e * e // (k * k)))
-
-
 def judge(trace: Trace, claims: Sequence[Claim]) -> list[Verdict]:
-    """A verdict per claim. Nothing is told by a trace of fewer rows than `least_rows`."""
-    if trace.rows < least_rows(trace.meta):
+    """A verdict per claim. Nothing is told by a trace of fewer rows than `SAMPLE`."""
+    if trace.rows < SAMPLE:
         return [Verdict(claim, None) for claim in claims]
     parts, held = list[Rows](), 0
     for rows in trace.batches([name for name in ("weights", "domain") if name in trace.meta.columns]):

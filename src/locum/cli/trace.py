@@ -255,11 +255,11 @@ def synth_(*, options: SynthTraceOptions, output_options: OutputOptions = DEFAUL
         with output.working("measuring"):
             verdicts = judge(made, profile.claims)
         _tell(made, output, claims=[verdict.to_json() for verdict in verdicts])
-        _tell_claims(made, verdicts, output)
+        _tell_claims(verdicts, output)
 
 
-def _tell_claims(made: "Trace", verdicts: "Sequence[Verdict]", output: Output) -> None:
-    from locum.analyze.claims import least_rows
+def _tell_claims(verdicts: "Sequence[Verdict]", output: Output) -> None:
+    from locum.analyze.claims import SAMPLE
 
     rows = [verdict.words() for verdict in verdicts]
     if rows:
@@ -267,8 +267,7 @@ def _tell_claims(made: "Trace", verdicts: "Sequence[Verdict]", output: Output) -
     if missed := [verdict.claim.name for verdict in verdicts if verdict.met is False]:
         output.warn(f"not as published: {', '.join(missed)}")
     if any(verdict.got is None for verdict in verdicts):
-        enough = f"--tokens {least_rows(made.meta)} is enough"
-        output.warn(f"too short to be held against what was published: {enough}")
+        output.warn(f"too short to be held against what was published: --tokens {SAMPLE} is enough")
 
 
 def build() -> App:

@@ -127,7 +127,7 @@ PROFILES: Mapping[str, Profile] = {
         16, 64, 8, spread=0.4, stay=0.35, domain_spread=0.4, request_spread=1.15, claims=(_srp(50.9),)
     ),
     "qwen3-30b-a3b": Profile(
-        48, 128, 8, spread=1.617, stay=0.12, domain_spread=0.5, request_spread=1.664, link=0.656,
+        48, 128, 8, spread=1.617, stay=0.12, domain_spread=0.5, request_spread=1.664, link=0.65,
         claims=(_srp(54.1), _mass("next layer", 65, _QWEN), _mass("next token", 62, _QWEN)),
     ),
     "mixtral": Profile(
@@ -145,7 +145,7 @@ PROFILES: Mapping[str, Profile] = {
         claims=(_srp(37.9),),
     ),
     "deepseek-r1": Profile(
-        58, 256, 8, spread=0.755, stay=0.1, domain_spread=0.91, request_spread=0.25, link=0.42, domains=16,
+        58, 256, 8, spread=0.755, stay=0.04, domain_spread=0.91, request_spread=0.25, link=0.42, domains=16,
         groups=8, groups_kept=4, dense_first=3, shared=1,
         claims=(
             _load("expert load, (max - mean) / mean", "expert peak", 10.95),
