@@ -17,7 +17,7 @@ from locum.trace.profiles import PROFILES, Profile
 from locum.trace.synthetic import best, synthesise, synthetic_meta
 from locum.trace.validate import check_rows
 
-HELD_OUT = 2026
+HELD_OUT = 31
 """The dials were fitted with other seeds."""
 SLOW = ("qwen3-30b-a3b", "deepseek-r1")
 FITTED = [name for name, profile in PROFILES.items() if profile.claims]
