@@ -177,9 +177,22 @@ def test_import_and_its_report(tmp_path: Path) -> None:
 def test_synth(tmp_path: Path) -> None:
     found = json.loads(run("trace", "synth", "-o", "t", "--tokens", "600", "--json", cwd=tmp_path).stdout)
     assert found["tokens"] == 600
+    assert found["claims"] == []
     assert (
         "no such profile" in run("trace", "synth", "-o", "u", "--profile", "x", cwd=tmp_path, status=2).stderr
     )
+
+
+def test_synth_beside_what_was_published(tmp_path: Path) -> None:
+    words = ["trace", "synth", "--profile", "mixtral", "--tokens"]
+    found = json.loads(run(*words, "32768", "-o", "t", "--json", cwd=tmp_path).stdout)
+    (srp,) = (claim for claim in found["claims"] if claim["measure"] == "srp")
+    assert (srp["low"], srp["met"]) == (0.494, True)
+    assert abs(srp["got"] - srp["low"]) <= srp["tolerance"]
+    assert Trace(tmp_path / "t").meta.columns == ("weights", "domain")
+    result = run(*words, "600", "-o", "u", cwd=tmp_path)
+    assert "too short" in result.stdout
+    assert "--tokens 32768 is enough" in result.stderr
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """`locum trace`: record what a model's routers do; import such records, or make them up."""
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -8,11 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import App, Group, Parameter
 
 from locum.cli.flags import MEMORY, RUNNING, Share, Size, number
-from locum.cli.output import DEFAULT, Output, OutputOptions
+from locum.cli.output import DEFAULT, Output, OutputOptions, table
 from locum.errors import UsageError
 from locum.files import require_new
 
 if TYPE_CHECKING:
+    from locum.analyze.claims import Verdict
     from locum.engine.tracing import Prompt
     from locum.trace import Trace
     from locum.trace.importers import Imported
@@ -120,13 +122,13 @@ def _prompts(options: TraceOptions) -> "list[Prompt]":
     return [found[n * len(found) // options.limit] for n in range(options.limit)]
 
 
-def _tell(trace: "Trace", output: Output) -> None:
+def _tell(trace: "Trace", output: Output, **more: object) -> None:
     meta = trace.meta
     experts, top_k = max(meta.experts), max(meta.top_k)
     output.result(
         {
             "path": str(trace.path), "tokens": trace.rows, "layers": len(meta.experts), "experts": experts,
-            "top_k": top_k, "requests": meta.requests, "columns": list(trace.provides),
+            "top_k": top_k, "requests": meta.requests, "columns": list(trace.provides), **more,
         }
     )  # fmt: skip
     rows = [
@@ -250,10 +252,12 @@ class SynthTraceOptions:
 
 
 def synth_(*, options: SynthTraceOptions, output_options: OutputOptions = DEFAULT) -> None:
-    """Make up a trace of random routing, to try things on."""
+    """Make up a trace of random routing, to try things on, and say how near it is to published figures."""
     with Output(output_options) as output:
+        from locum.analyze.claims import judge
         from locum.trace import Trace, TraceWriter
-        from locum.trace.synthetic import find, synthesise, synthetic_meta
+        from locum.trace.profiles import find
+        from locum.trace.synthetic import synthesise, synthetic_meta
 
         profile = find(options.profile)
         meta = synthetic_meta(options.profile, profile, options.seed)
@@ -261,7 +265,23 @@ def synth_(*, options: SynthTraceOptions, output_options: OutputOptions = DEFAUL
             for rows in synthesise(profile, options.tokens, seed=options.seed):
                 out.add(rows)
                 heard(out.rows)
-        _tell(Trace(options.output), output)
+        made = Trace(options.output)
+        with output.working("measuring"):
+            verdicts = judge(made, profile.claims)
+        _tell(made, output, claims=[verdict.to_json() for verdict in verdicts])
+        _tell_claims(verdicts, output)
+
+
+def _tell_claims(verdicts: "Sequence[Verdict]", output: Output) -> None:
+    from locum.analyze.claims import SAMPLE
+
+    rows = [verdict.words() for verdict in verdicts]
+    if rows:
+        output.show(table(rows, ["claim", "published", "here", ""], "Beside what was published"))
+    if missed := [verdict.claim.name for verdict in verdicts if verdict.met is False]:
+        output.warn(f"not as published: {', '.join(missed)}")
+    if any(verdict.got is None for verdict in verdicts):
+        output.warn(f"too short to be held against what was published: --tokens {SAMPLE} is enough")
 
 
 def build() -> App:
