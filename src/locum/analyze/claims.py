@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from locum.analyze.affinity import Transitions, top_mass
 from locum.analyze.base import count_choices, count_pairs
-from locum.analyze.locality import best_f1, window_counts
+from locum.analyze.locality import best_f1, by_length
 from locum.analyze.segments import Segments
 from locum.trace import Rows, Trace, TraceMeta
 from locum.trace.columns import cut, join
@@ -77,8 +77,8 @@ def _srp(rows: Rows, meta: TraceMeta, layer: int | None) -> float:
     """SRP of windows of 16 tokens, all layers pooled: `analyze.locality`."""
     segments = Segments(limit=SAMPLE)
     segments.add(rows)
-    counts_LC = sum(window_counts(ids_TLK, meta, _WINDOW) for ids_TLK in segments.finish().found)
-    return best_f1(np.asarray(counts_LC).sum(0))[0]
+    counts = by_length(segments.finish().found, meta, (_WINDOW,))[_WINDOW]
+    return float(best_f1(np.sum(counts, axis=(0, 1)))[0])
 
 
 def _next_layer(rows: Rows, meta: TraceMeta, layer: int | None) -> float:

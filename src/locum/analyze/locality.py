@@ -36,8 +36,8 @@ def segment_routing(
     keeps, over those chosen per token. `random` is SRP of the same tokens in random order.
     """
     lengths = tuple(m for m in lengths if any(len(ids) >= m for ids in segments.found))
-    counts = _by_length(segments.found, meta, lengths)
-    mixed = _by_length(_shuffled(segments.found), meta, lengths)
+    counts = by_length(segments.found, meta, lengths)
+    mixed = by_length(_shuffled(segments.found), meta, lengths)
     found: dict[str, Any] = {}
     for m in lengths:
         counts_nLC = np.stack(counts[m])
@@ -51,7 +51,7 @@ def segment_routing(
     return plain(found)
 
 
-def _by_length(
+def by_length(
     texts: list[NDArray[np.int16]], meta: TraceMeta, lengths: tuple[int, ...]
 ) -> dict[int, list[NDArray[np.int64]]]:
     """Per length, `window_counts` of each text that is as long."""
