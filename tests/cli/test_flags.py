@@ -27,7 +27,8 @@ FROZEN = {
     "trace": OUTPUT
     | {
         "--output", "-o", "--prompts", "--max-tokens", "--prompt-tokens", "--limit", "--predict",
-        "--no-scores", "--private", "--seed", "--memory", "--expert-memory", "--context", "--threads",
+        "--no-scores", "--private", "--events", "--seed", "--memory", "--expert-memory", "--context",
+        "--threads",
     },
     "trace import": OUTPUT
     | {

@@ -11,9 +11,12 @@ from locum.engine.recording import recording
 from locum.errors import TraceError, UsageError
 from locum.model.shipped import shipped_model
 from locum.simulate import Device, Setting, simulate
+from locum.simulate.events import replay_events
 from locum.synth.shapes import shape
 from locum.synth.writer import write_checkpoint
 from locum.trace import Trace
+from locum.trace.events import KINDS, to_table
+from locum.trace.parts import write_part
 
 PROMPTS = [list(range(3, 60)), [7], list(range(200, 170, -1))]
 SETTINGS = [
@@ -123,3 +126,48 @@ def test_a_recording_that_begins_with_an_empty_cache(models: dict[str, Path], tm
     mine: list[Any] = []
     simulate(trace, Setting.of(trace.snapshot), Device(1e9), log=mine, snapshot=trace.snapshot)
     assert mine == log
+
+
+def test_events_replay_through_changed_budgets(models: dict[str, Path], tmp_path: Path) -> None:
+    with locum.load(
+        models["trained"], context=128, eviction="arc", prefetch="next-gate", expert_memory="30%"
+    ) as engine:
+        residency = engine.residents.residency
+        engine.generate(PROMPTS[0], max_tokens=8, seed=1, ignore_eos=True)
+        heard: list[Any] = []
+        residency.ledger.log = heard.append
+        with recording(engine, tmp_path / "t", events=True):
+            engine.generate(PROMPTS[2], max_tokens=8, seed=2, ignore_eos=True)
+            residency.set_budget(0, residency.ledger.capacities[0] // 2)
+            residency.set_speculation(residency.ledger.speculation // 2)
+            residency.discard(sorted(residency.ledger.cached(0))[:3])
+            engine.generate(PROMPTS[1], max_tokens=8, seed=3, ignore_eos=True)
+        told = len(heard)
+        engine.generate(PROMPTS[1], max_tokens=2, seed=3, ignore_eos=True)
+        assert len(heard) > told, "who heard before hears on"
+    trace = Trace(tmp_path / "t")
+    assert replay_events(trace) == told == len(list(trace.events()))
+    assert {event.kind for event in trace.events()} == set(KINDS) - {"forecast"}
+    assert [event[0] for event in heard[:told]] == [event.kind for event in trace.events()]
+    # rows alone cannot know of the budget
+    mine: list[Any] = []
+    assert trace.snapshot is not None
+    simulate(trace, Setting.of(trace.snapshot), Device(1e9), log=mine, snapshot=trace.snapshot)
+    assert mine != heard[:told]
+
+
+def test_an_event_that_was_changed_is_found(models: dict[str, Path], tmp_path: Path) -> None:
+    with (
+        locum.load(models["random"], context=128, expert_memory="30%") as engine,
+        recording(engine, tmp_path / "t", events=True),
+    ):
+        engine.generate(PROMPTS[0], max_tokens=8, seed=1, ignore_eos=True)
+    rows = list(Trace(tmp_path / "t").events())
+    number = next(n for n, row in enumerate(rows) if row.evicted)
+    rows[number] = replace(rows[number], evicted=[*rows[number].evicted[1:], 63])
+    write_part(tmp_path / "t", "events", 0, to_table(rows))
+    with pytest.raises(TraceError, match=f"decides differently from the recording .*event {number + 1}"):
+        replay_events(Trace(tmp_path / "t"))
+    (tmp_path / "t" / "events-00000.parquet").unlink()
+    with pytest.raises(TraceError, match="holds no events"):
+        replay_events(Trace(tmp_path / "t"))

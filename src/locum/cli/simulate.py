@@ -77,6 +77,7 @@ def simulate(
         A trace: the folder, or a file that was exported from one.
     """
     with Output(output_options) as output:
+        from locum.simulate.events import replay_events
         from locum.simulate.sweep import sized, sweep
 
         (found,) = open_traces([trace], output)
@@ -93,6 +94,9 @@ def simulate(
         rows = _rows(results, device)
         if options.as_recorded:
             rows[0]["recorded_tok_s"] = found.decode_tok_s
+            if found.has_events:
+                rows[0]["events"] = replay_events(found)
+                output.note(f"{rows[0]['events']:,} events of the recording replayed: all decided alike")
         output.result(
             {
                 "trace": str(found.path), "digest": found.digest, "tokens": found.rows,

@@ -55,6 +55,10 @@ class TraceOptions:
     private: Annotated[bool, Parameter(group=_WHAT, show_default=False)] = False
     """Leave out the token ids: the trace does not say what the text was."""
 
+    events: Annotated[bool, Parameter(group=_WHAT, show_default=False)] = False
+    """Keep what the experts' memory was told and did, line by line; `locum simulate --as-recorded` holds its
+    own decisions against it."""
+
     seed: Annotated[int, number(_WHAT, "N", gte=0, lt=1 << 63)] = 0
     """Start of the random numbers for sampling."""
 
@@ -95,6 +99,7 @@ def trace(
         asked = Recording(
             max_tokens=options.max_tokens, prompt_tokens=options.prompt_tokens, seed=options.seed,
             distances=options.predict, scores=not options.no_scores, tokens=not options.private,
+            events=options.events,
         )  # fmt: skip
         with output.working(f"loading {folder.name}"):
             engine = load(

@@ -1,7 +1,7 @@
 """What a recording says of the model it is of, and how one begins and ends."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,11 +10,14 @@ from locum.backbone.routers import find_routers
 from locum.engine.recorder import Recorder
 from locum.errors import UsageError
 from locum.trace import TraceMeta, TraceWriter
+from locum.trace.events import EventRow
 from locum.trace.snapshot import Snapshot
 
 if TYPE_CHECKING:
     from locum.engine.engine import Engine
     from locum.engine.residents import Residents
+    from locum.residency.decision import Event
+    from locum.residency.ledger import Ledger
 
 DISTANCES = 3
 """Layers that the routers are asked ahead."""
@@ -22,15 +25,22 @@ DISTANCES = 3
 
 @contextmanager
 def recording(
-    engine: "Engine", folder: Path, *, distances: int = DISTANCES, scores: bool = True, tokens: bool = True
+    engine: "Engine",
+    folder: Path,
+    *,
+    distances: int = DISTANCES,
+    scores: bool = True,
+    tokens: bool = True,
+    events: bool = False,
 ) -> Iterator[Recorder]:
     """Record everything that `engine` does inside the block into a new `folder`.
 
     The setting and the cache, as it is now, are kept with it.
 
     `distances`: layers ahead that the routers are asked, where this model's can be. `scores`: the best router
-    scores, margin and entropy. `tokens`: the token ids too; leave them out where texts are private. Raises
-    `UsageError` when the folder exists or the engine is being recorded already.
+    scores, margin and entropy. `tokens`: the token ids too; leave them out where texts are private. `events`:
+    what the experts' memory was told and did, for an exact replay whatever else happens. Raises `UsageError`
+    when the folder exists or the engine is being recorded already.
     """
     residents = engine.residents
     if residents.recorder is not None:
@@ -42,11 +52,29 @@ def recording(
         snapshot_of(residents).write(folder)
         recorder = residents.recorder = Recorder(writer, residents.counts)
         stop = recorder.listen(routers)
+        unheard = _hear(residents.residency.ledger, writer) if events else lambda: None
         try:
             yield recorder
         finally:
             stop()
+            unheard()
             residents.recorder = None
+
+
+def _hear(ledger: "Ledger", writer: TraceWriter) -> Callable[[], None]:
+    """Write the Ledger's events down, whoever else hears them. Returns the function that stops it."""
+    others = ledger.log
+
+    def hear(event: "Event") -> None:
+        writer.event(EventRow.of(event))
+        if others is not None:
+            others(event)
+
+    def stop() -> None:
+        ledger.log = others
+
+    ledger.log = hear
+    return stop
 
 
 def snapshot_of(residents: "Residents") -> Snapshot:

@@ -31,6 +31,7 @@ class Recording:
     distances: int = DISTANCES
     scores: bool = True
     tokens: bool = True
+    events: bool = False
 
 
 def record(
@@ -55,7 +56,12 @@ def record(
             got=asked.max_tokens, todo="Generate less, or load with more --context",
         )  # fmt: skip
     with recording(
-        engine, folder, distances=asked.distances, scores=asked.scores, tokens=asked.tokens
+        engine,
+        folder,
+        distances=asked.distances,
+        scores=asked.scores,
+        tokens=asked.tokens,
+        events=asked.events,
     ) as recorder:
         for number, prompt in enumerate(prompts):
             recorder.domain = prompt.domain

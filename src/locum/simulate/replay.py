@@ -6,7 +6,6 @@ missed and evicted is exactly what the engine would have done, and time is as go
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any
 
 from locum.errors import TraceError, UsageError
 from locum.policy import create as create_eviction
@@ -17,7 +16,7 @@ from locum.residency.keys import KeyRange, KeySpace
 from locum.residency.ledger import Ledger, Wave
 from locum.residency.residency import Residency
 from locum.residency.slots import ArenaSlots, NullBacking
-from locum.residency.split import split_arena
+from locum.residency.split import ArenaSplit, split_arena
 from locum.simulate.cost import Compute, Device
 from locum.simulate.steps import Step, future_of, last_steps, steps_of
 from locum.trace import Trace, TraceMeta
@@ -135,32 +134,46 @@ def simulate(
                 f"prefetch {setting.prefetch} looks {prefetcher.distance} layers ahead", where=trace.path,
                 got=f"a trace of {meta.distances}", todo="Record one that looks further",
             )  # fmt: skip
-    factory = create_eviction(setting.eviction, **setting.eviction_params)
-    future = future_of(trace, meta) if "next" in getattr(factory, "needs", ()) else None
-    split = split_arena(keys, setting.arena_bytes, max(meta.top_k) * prefetcher.distance)
-    ledger = Ledger(
-        keys, [split.cache], factory, speculation=split.speculation, wave=setting.wave,
-        provides={"counts"} | ({"next"} if future else set()),
-    )  # fmt: skip
+    needs = create_eviction(setting.eviction, **setting.eviction_params).needs
+    future = future_of(trace, meta) if "next" in needs else None
+    ledger, split = ledger_of(keys, setting, max(meta.top_k) * prefetcher.distance, knows_future=bool(future))
     mover = device.mover(keys)
     residency = Residency(ledger, mover, ArenaSlots(keys.classes, split.budget, NullBacking()), log=log)
     compute = compute or Compute.recorded(trace, prefetcher.distance)
     if snapshot is not None:
         setting.require(snapshot)
-        if snapshot.ledger is not None:
-            _take_up(snapshot.ledger, residency)
+        take_up(snapshot, ledger)
+        residency.adopt()
     replay = _Replay(Driver(residency, prefetcher, future), compute)
     replay.run(trace, ("next_ids", "next_scores") if prefetcher.distance else (), progress)
     residency.close()
     return Simulated(setting, replay.prefill, replay.decode)
 
 
-def _take_up(state: Mapping[str, Any], residency: Residency) -> None:
+def ledger_of(
+    keys: KeySpace, setting: Setting, wanted_slots: int, *, knows_future: bool = False
+) -> tuple[Ledger, ArenaSplit]:
+    """The Ledger that an engine with this setting has, and how its arena is divided.
+
+    `wanted_slots`: how many experts its prefetcher would like to hold. Raises `BudgetError`, `UsageError`.
+    """
+    split = split_arena(keys, setting.arena_bytes, wanted_slots)
+    ledger = Ledger(
+        keys, [split.cache], create_eviction(setting.eviction, **setting.eviction_params),
+        speculation=split.speculation, wave=setting.wave,
+        provides={"counts"} | ({"next"} if knows_future else set()),
+    )  # fmt: skip
+    return ledger, split
+
+
+def take_up(snapshot: Snapshot, ledger: Ledger) -> None:
+    """Make the Ledger what it was when the recording began. Raises `TraceError` for a damaged snapshot."""
+    if snapshot.ledger is None:
+        return
     try:
-        residency.ledger.restore(state)
+        ledger.restore(snapshot.ledger)
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise TraceError("the snapshot is damaged", got=f"{type(error).__name__}: {error}") from error
-    residency.adopt()
 
 
 class _Replay:

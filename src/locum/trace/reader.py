@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from locum.errors import TraceError, UsageError
 from locum.files import require_new, settle
-from locum.trace import steps
+from locum.trace import events, steps
 from locum.trace.columns import COLUMNS, DECODE, Rows, arrow_schema, from_batch
+from locum.trace.events import EventRow
 from locum.trace.meta import TraceMeta
 from locum.trace.parts import WRITING, batches_of, find_parts, open_part
 from locum.trace.snapshot import Snapshot
@@ -41,10 +42,13 @@ class Trace:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         if self.path.is_file():
-            self.meta, self._parts, self._steps = _exported_meta(self.path), [self.path], []
+            self.meta, self._parts = _exported_meta(self.path), [self.path]
+            self._steps, self._events = list[Path](), list[Path]()
         else:
             self.meta = TraceMeta.read(self.path)
-            self._parts, self._steps = find_parts(self.path, "part"), find_parts(self.path, "steps")
+            self._parts, self._steps, self._events = (
+                find_parts(self.path, kind) for kind in ("part", "steps", "events")
+            )
         schema = arrow_schema(self.meta)
         self.rows: int = sum(open_part(part, schema).metadata.num_rows for part in self._parts)
         if not self.rows:
@@ -127,6 +131,17 @@ class Trace:
         table = pa.Table.from_batches(batches, steps.SCHEMA)
         return {name: table.column(name).to_numpy() for name in table.schema.names}
 
+    @property
+    def has_events(self) -> bool:
+        """Whether the recording kept the events of the experts' memory."""
+        return bool(self._events)
+
+    def events(self) -> Iterator[EventRow]:
+        """What the experts' memory was told and did, in order, in constant memory. Raises `TraceError`."""
+        for path in self._events:
+            for batch in batches_of(open_part(path, events.SCHEMA), path, BATCH_ROWS, events.SCHEMA.names):
+                yield from events.from_batch(batch)
+
     @cached_property
     def snapshot(self) -> Snapshot | None:
         """The engine's setting and its cache when the recording began; None in a trace from elsewhere."""
@@ -135,10 +150,10 @@ class Trace:
     @property
     def decode_tok_s(self) -> float | None:
         """Decoded tokens per second of the recording's own clock, which stands still between steps."""
-        steps = self.steps()
-        decoding = steps["phase"] == DECODE
-        seconds = float(steps["wall_s"][decoding].sum())
-        return float(steps["tokens"][decoding].sum()) / seconds if seconds else None
+        found = self.steps()
+        decoding = found["phase"] == DECODE
+        seconds = float(found["wall_s"][decoding].sum())
+        return float(found["tokens"][decoding].sum()) / seconds if seconds else None
 
     @cached_property
     def digest(self) -> str:

@@ -10,13 +10,15 @@ import numpy as np
 
 from locum.errors import UsageError
 from locum.files import require_new
-from locum.trace import columns, steps
+from locum.trace import columns, events, steps
 from locum.trace.columns import Rows
+from locum.trace.events import EventRow
 from locum.trace.meta import TraceMeta
 from locum.trace.parts import write_part
 from locum.trace.steps import StepRow
 
 PART_ROWS = 65_536
+PART_EVENTS = 32_768
 PART_SECONDS = 30.0
 PART_BYTES = 16 << 20
 """A part is closed when one of these is reached; a killed recording loses what came after that."""
@@ -39,8 +41,9 @@ class TraceWriter:
         self.rows = self.steps = 0
         self._pending: list[Rows] = []
         self._pending_steps: list[StepRow] = []
+        self._pending_events: list[EventRow] = []
         self._pending_rows = self._pending_bytes = 0
-        self._parts = {"part": 0, "steps": 0}
+        self._parts = {"part": 0, "steps": 0, "events": 0}
         self._requests: set[int] = set()
         self._opened = clock()
         self._closed = False
@@ -66,6 +69,17 @@ class TraceWriter:
         if self._clock() - self._opened >= PART_SECONDS:
             self.flush()
 
+    def event(self, row: EventRow) -> None:
+        """Append an event of the experts' memory."""
+        self._pending_events.append(row)
+        if len(self._pending_events) >= PART_EVENTS:
+            self._write_events()
+
+    def _write_events(self) -> None:
+        if self._pending_events:
+            self._write("events", events.to_table(self._pending_events))
+        self._pending_events = []
+
     def flush(self) -> None:
         """Close the open part."""
         whole = columns.join(self._pending) if self._pending else None
@@ -74,6 +88,7 @@ class TraceWriter:
             self._write("part", columns.to_table(columns.cut(whole, start, start + PART_ROWS), self.meta))
         if self._pending_steps:
             self._write("steps", steps.to_table(self._pending_steps))
+        self._write_events()
         self._pending, self._pending_steps = [], []
         self._pending_rows = self._pending_bytes = 0
         self._opened = self._clock()
