@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+import locum
+from locum.engine.recording import recording
 from locum.model.shipped import shipped_model
 
 ROOT = Path(__file__).parents[2]
@@ -25,9 +27,11 @@ SNIPPETS = [
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder where the model that the documents speak of lies."""
+    """A folder where the model and the trace that the documents speak of lie."""
     folder = tmp_path_factory.mktemp("docs")
     shutil.copytree(shipped_model(), folder / "my-model")
+    with locum.load(folder / "my-model") as engine, recording(engine, folder / "t"):
+        engine.generate("The sea", max_tokens=80, ignore_eos=True)
     return folder
 
 
