@@ -14,4 +14,4 @@ def few(cases: int) -> Callable[[Any], Any]:
 
 def thousands(test: Any) -> Any:
     """For the same property in the long form."""
-    return pytest.mark.check(settings(max_examples=3000, deadline=None)(test))
+    return pytest.mark.check(settings(max_examples=2000, deadline=None)(test))

@@ -3,6 +3,7 @@
 Axes: T topics, E experts, L layers.
 """
 
+import tempfile
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,13 @@ from locum.bench.facts import circumstances
 from locum.bench.record import Result, Row, Target
 from locum.bench.workshop import Workshop, say
 from locum.engine.engine import load
+from locum.engine.recording import recording
+from locum.simulate import Device, Setting, simulate
+from locum.simulate.replay import key_space, ledger_of
+from locum.simulate.sweep import routed_bytes
 from locum.synth.locality import STAY, TOPICS
+from locum.trace import Trace
+from locum.trace.columns import DECODE
 
 SHARES = {"hits_half": 2, "hits_quarter": 4, "hits_eighth": 8}
 """Sizes of the cache: one part in this many of the experts."""
@@ -100,21 +107,24 @@ def _lru(steps: Sequence[Sequence[Sequence[int]]], slots: int) -> float:
 def measured(
     model: Path, *, tokens: int, seeds: Sequence[int], prompt: str, shares: Sequence[str] = tuple(SHARES)
 ) -> Routing:
-    """The same figures of a checkpoint's own sampled text (temperature 1, no end), by the engine's own LRU.
+    """The same figures of a checkpoint's own sampled text (temperature 1, no end), for the engine's own LRU.
 
-    `tokens` for each of `seeds`, which start from the same prompt. Nothing is read ahead.
+    `tokens` for each of `seeds`, which start from the same prompt. Nothing is read ahead. The text is
+    generated once; what caches of other sizes do with it, the simulator says, whose decisions are the
+    engine's.
     """
     reuse: list[float] = []
     hits: dict[str, list[float]] = {name: [] for name in shares}
     slots: dict[str, int] = {}
-    for name in shares:
-        for seed in seeds:
-            steps, slots[name] = _decode(model, SHARES[name], tokens, seed, prompt)
-            late = steps[int(len(steps) * _SKIPPED) :]
-            asked = sum(len(ids) for step in late for ids, _ in step)
-            hits[name].append(sum(found for step in late for _, found in step) / asked)
-            if name == shares[0]:
-                reuse += [_reuse([step[layer][0] for step in late]) for layer in range(len(late[0]))]
+    for seed in seeds:
+        with tempfile.TemporaryDirectory(prefix="locum-locality-") as folder:
+            trace = _text(model, tokens, seed, prompt, Path(folder) / "trace")
+            for name in shares:
+                steps, slots[name] = _decode(trace, SHARES[name])
+                late = steps[int(len(steps) * _SKIPPED) :]
+                asked = sum(len(ids) for step in late for ids, _ in step)
+                hits[name].append(sum(found for step in late for _, found in step) / asked)
+        reuse += [_reuse([step[layer][0] for step in late]) for layer in range(len(late[0]))]
     means = {name: float(np.mean(rates)) for name, rates in hits.items()}
     return Routing(float(np.mean(reuse)), means, slots)
 
@@ -122,24 +132,31 @@ def measured(
 _Step = list[tuple[tuple[int, ...], int]]
 
 
-def _decode(model: Path, parts: int, tokens: int, seed: int, prompt: str) -> tuple[list[_Step], int]:
-    """Per step of one token, per layer: (experts asked for, how many of them were there); then the slots."""
+def _text(model: Path, tokens: int, seed: int, prompt: str, into: Path) -> Trace:
+    """A recording of sampled text."""
+    with (
+        load(model, expert_memory="100%", prefetch="none", threads=1, context=tokens + 64) as engine,
+        recording(engine, into, distances=0, scores=False),
+    ):
+        engine.generate(prompt, max_tokens=tokens, temperature=1.0, seed=seed, ignore_eos=True)
+    return Trace(into)
+
+
+def _decode(trace: Trace, parts: int) -> tuple[list[_Step], int]:
+    """LRU with one part in `parts` of the experts in memory: per step of one token, per layer, (experts asked
+    for, how many of them were there); then the slots.
+    """
     log: list[Any] = []
-    with load(
-        model,
-        expert_memory=f"{100 / parts}%",
-        residents_options={"log": log},
-        prefetch="none",
-        threads=1,
-        context=tokens + 64,
-    ) as engine:
-        done = engine.generate(prompt, max_tokens=tokens, temperature=1.0, seed=seed, ignore_eos=True)
-        layers = len(engine.residents.index.layers)
-        slots = engine.residents.split.cache // engine.residents.layout.slot_bytes(0)
-    asked = [event for event in log if event[0] == "acquire"]
-    own = asked[-(len(done.tokens) - 1) * layers :]
+    setting = Setting(arena_bytes=routed_bytes(trace.meta) // parts)
+    simulate(trace, setting, Device(1e9), log=log)
+    layers = len(trace.meta.experts)
+    decoding = int((trace.steps()["phase"] == DECODE).sum())
+    own = [event for event in log if event[0] == "acquire"][-decoding * layers :]
     calls = [(tuple(ids), len(decision.hits)) for _, _, ids, decision, _ in own]
-    return [calls[at : at + layers] for at in range(0, len(calls), layers)], slots
+    _, split = ledger_of(key_space(trace.meta), setting, 0)
+    return [calls[at : at + layers] for at in range(0, len(calls), layers)], split.cache // max(
+        trace.meta.slot_bytes
+    )
 
 
 SHAPE: dict[str, Any] = {"num_hidden_layers": 4, "intermediate_size": 256}
