@@ -41,7 +41,7 @@ class Cell:
     share: str
 
 
-BASE = Cell("lru", "none", "rank", "50%")
+BASE = Cell("lru", "next-gate", "rank", "50%")
 """How traces are recorded."""
 DISTANCES = 3
 CELLS: tuple[Cell, ...] = (
@@ -58,7 +58,10 @@ CELLS: tuple[Cell, ...] = (
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """A model and how much of it is run: `tokens` after a prompt of `prompt` tokens, in chunks; how often."""
+    """A model and how much of it is run: `tokens` after a prompt of `prompt` tokens, in chunks; how often.
+
+    A model that is so small that two threads mostly wait for each other is run with one.
+    """
 
     name: str
     path: Path
@@ -66,6 +69,7 @@ class Subject:
     prompt: int
     chunk: int
     repeats: int
+    threads: int | str = "auto"
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +93,7 @@ def run_engine(subject: Subject, cell: Cell, rate: float | None, into: Path, dis
         eviction=cell.eviction,
         prefetch=cell.prefetch,
         prefill_chunk=subject.chunk,
+        threads=subject.threads,
         residents_options={"wave": cell.wave, "log": log},
     ) as engine:
         residents = engine.residents
@@ -167,7 +172,7 @@ def clock(workshop: Workshop) -> Result:
     """The shipped model and the shape of a 7B model, every cell at two rates and on the real disk."""
     big = workshop.model("olmoe-1b-7b")
     subjects = (
-        Subject("locum-tiny", shipped_model(), tokens=200, prompt=24, chunk=8, repeats=3),
+        Subject("locum-tiny", shipped_model(), tokens=120, prompt=24, chunk=8, repeats=3, threads=1),
         Subject(big.name, big.path, tokens=16, prompt=4, chunk=2, repeats=1),
     )
     rows = [row for subject in subjects for cell in CELLS for row in measure_cell(subject, cell)]

@@ -226,9 +226,11 @@ class _Replay:
             before = physical.started
             counts = step.counts(layer)
             with self._driver.acquire(layer, counts, step.foreseen(layer, distance)) as lease:
-                advance(cost.load_s * (physical.started - before))
-                for _ in lease:
-                    advance(cost.experts_s / layers / len(counts))
+                missed = set(lease.decision.misses)
+                # what is read ahead costs the processor now, what is waited for once it is there
+                advance(cost.load_s * max(0, physical.started - before - len(missed)))
+                for key, _ in lease:
+                    advance(cost.experts_s / layers / len(counts) + (cost.load_s if key in missed else 0.0))
 
     def _counts(self) -> dict[str, float]:
         stats, physical = self._residency.ledger.stats, self._residency.physical
