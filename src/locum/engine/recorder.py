@@ -175,7 +175,8 @@ class Recorder:
         top_ids = np.full((tokens, layers, best), -1, np.int16)
         top_scores = np.full(top_ids.shape, np.nan, np.float16)
         margin, entropy = (np.full((tokens, layers), np.nan, np.float16) for _ in range(2))
-        for layer, (share_TE, score_TE) in step.scores.items():
+        for layer, (share_TE, all_TE) in step.scores.items():
+            score_TE = all_TE[:, : self.meta.experts[layer]]  # what comes after is no expert, but nobody
             wide = min(best, score_TE.shape[1])
             values_TS, ids_TS = score_TE.topk(wide, dim=1)
             top_ids[:, layer, :wide] = ids_TS.to(torch.int16).numpy()
