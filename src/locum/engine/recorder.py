@@ -3,7 +3,8 @@
 Everything is kept as the model made it until the step ends, and brought into the trace's form at once: per
 layer a recording costs a few references.
 
-Axes: T tokens of a step, L MoE layers, K chosen, E experts, D distances, P predicted, S best scores.
+Axes: T tokens of a step, L MoE layers, R rows of several layers, K chosen, E experts, D distances,
+P predicted, S best scores.
 """
 
 import time
@@ -140,9 +141,11 @@ class Recorder:
         tokens, sizes = len(step.tokens), self.meta.sizes
         experts_TLK = np.full((tokens, sizes["L"], sizes["K"]), -1, np.int16)
         weights_TLK = np.full(experts_TLK.shape, np.nan, np.float16)
-        for layer, (ids_TK, given_TK) in step.chosen.items():
-            ids, weights = _choice(ids_TK, given_TK, self.meta.experts[layer])
-            experts_TLK[:, layer, : ids.shape[1]], weights_TLK[:, layer, : ids.shape[1]] = ids, weights
+        for layers in self._alike({layer: ids_TK.shape[1] for layer, (ids_TK, _) in step.chosen.items()}):
+            ids, weights = (torch.cat([step.chosen[layer][part] for layer in layers]) for part in (0, 1))
+            ids_RK, weights_RK = _choice(ids, weights, self.meta.experts[layers[0]])
+            experts_TLK[:, layers, : ids_RK.shape[1]] = _by_token(ids_RK, layers)
+            weights_TLK[:, layers, : ids_RK.shape[1]] = _by_token(weights_RK, layers)
         found: dict[str, Any] = {
             "request": step.requests, "position": step.positions,
             "step": np.full(tokens, step.number, np.int64), "phase": np.full(tokens, step.phase, np.uint8),
@@ -154,6 +157,13 @@ class Recorder:
         if self.meta.scored:
             found |= self._scores(step, experts_TLK)
         return Rows(**{name: array for name, array in found.items() if name in self._wanted})
+
+    def _alike(self, widths: Mapping[int, int]) -> list[list[int]]:
+        """Layers with as many experts and one width of what is kept of them: they are dealt with at once."""
+        groups: dict[tuple[int, int], list[int]] = {}
+        for layer, width in widths.items():
+            groups.setdefault((width, self.meta.experts[layer]), []).append(layer)
+        return list(groups.values())
 
     @property
     def _wanted(self) -> set[str]:
@@ -175,41 +185,48 @@ class Recorder:
         top_ids = np.full((tokens, layers, best), -1, np.int16)
         top_scores = np.full(top_ids.shape, np.nan, np.float16)
         margin, entropy = (np.full((tokens, layers), np.nan, np.float16) for _ in range(2))
-        for layer, (share_TE, all_TE) in step.scores.items():
-            score_TE = all_TE[:, : self.meta.experts[layer]]  # what comes after is no expert, but nobody
-            wide = min(best, score_TE.shape[1])
-            values_TS, ids_TS = score_TE.topk(wide, dim=1)
-            top_ids[:, layer, :wide] = ids_TS.to(torch.int16).numpy()
-            top_scores[:, layer, :wide] = values_TS.half().numpy()
-            margin[:, layer] = _margins(experts_TLK[:, layer], score_TE, values_TS)
-            even_TE = share_TE / share_TE.sum(1, keepdim=True)
-            entropy[:, layer] = torch.special.entr(even_TE).sum(1).half().numpy()
+        for group in self._alike({layer: all_TE.shape[1] for layer, (_, all_TE) in step.scores.items()}):
+            share_RE, all_RE = (torch.cat([step.scores[layer][part] for layer in group]) for part in (0, 1))
+            score_RE = all_RE[:, : self.meta.experts[group[0]]]  # what comes after is nobody
+            wide = min(best, score_RE.shape[1])
+            values_RS, ids_RS = score_RE.topk(wide, dim=1)
+            chosen_RK = experts_TLK[:, group].swapaxes(0, 1).reshape(-1, experts_TLK.shape[2])
+            even_RE = share_RE / share_RE.sum(1, keepdim=True)
+            top_ids[:, group, :wide] = _by_token(ids_RS.to(torch.int16).numpy(), group)
+            top_scores[:, group, :wide] = _by_token(values_RS.half().numpy(), group)
+            margin[:, group] = _by_token(_margins(chosen_RK, score_RE, values_RS), group)
+            entropy[:, group] = _by_token(torch.special.entr(even_RE).sum(1).half().numpy(), group)
         return {"top_ids": top_ids, "top_scores": top_scores, "margin": margin, "entropy": entropy}
 
 
+def _by_token(rows_RX: NDArray[Any], layers: Sequence[int]) -> NDArray[Any]:
+    """[T, L, X] from rows that stand layer by layer."""
+    return rows_RX.reshape(len(layers), -1, *rows_RX.shape[1:]).swapaxes(0, 1)
+
+
 def _choice(
-    ids_TK: Tensor, weights_TK: Tensor, experts: int
+    ids_RK: Tensor, weights_RK: Tensor, experts: int
 ) -> tuple[NDArray[np.int16], NDArray[np.float16]]:
     """Ids and weights in the trace's form: -1 and NaN for nobody, after everybody."""
-    ids, weights = ids_TK.to(torch.int16).numpy(), weights_TK.half().numpy()
-    nobody_TK = (ids < 0) | (ids >= experts)
-    if not nobody_TK.any():
+    ids, weights = ids_RK.to(torch.int16).numpy(), weights_RK.half().numpy()
+    nobody_RK = (ids < 0) | (ids >= experts)
+    if not nobody_RK.any():
         return ids, weights
-    order_TK = np.argsort(nobody_TK, axis=1, kind="stable")
-    ids, weights = np.where(nobody_TK, -1, ids), np.where(nobody_TK, np.float16(np.nan), weights)
-    return np.take_along_axis(ids, order_TK, 1), np.take_along_axis(weights, order_TK, 1)
+    order_RK = np.argsort(nobody_RK, axis=1, kind="stable")
+    ids, weights = np.where(nobody_RK, -1, ids), np.where(nobody_RK, np.float16(np.nan), weights)
+    return np.take_along_axis(ids, order_RK, 1), np.take_along_axis(weights, order_RK, 1)
 
 
-def _margins(experts_TK: NDArray[np.int16], score_TE: Tensor, best_TS: Tensor) -> NDArray[np.float16]:
+def _margins(experts_RK: NDArray[np.int16], score_RE: Tensor, best_RS: Tensor) -> NDArray[np.float16]:
     """The last chosen score less the first left out; NaN where the scores do not explain the choice, as where
     a router chooses groups first.
     """
-    count_T = (experts_TK >= 0).sum(1)
-    margins = np.full(len(experts_TK), np.nan, np.float16)
-    for count in np.unique(count_T[(count_T > 0) & (count_T < best_TS.shape[1])]).tolist():
-        rows = np.flatnonzero(count_T == count)
-        chosen = score_TE[rows].gather(1, torch.from_numpy(experts_TK[rows, :count].astype(np.int64)))
-        last, left = best_TS[rows, count - 1], best_TS[rows, count]
+    count_R = (experts_RK >= 0).sum(1)
+    margins = np.full(len(experts_RK), np.nan, np.float16)
+    for count in np.unique(count_R[(count_R > 0) & (count_R < best_RS.shape[1])]).tolist():
+        rows = np.flatnonzero(count_R == count)
+        chosen = score_RE[rows].gather(1, torch.from_numpy(experts_RK[rows, :count].astype(np.int64)))
+        last, left = best_RS[rows, count - 1], best_RS[rows, count]
         explained = (chosen.min(1).values == last).numpy()  # whoever it was among equals
         margins[rows[explained]] = (last - left).half().numpy()[explained]
     return margins

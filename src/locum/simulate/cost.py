@@ -13,7 +13,8 @@ from locum.residency.mover.virtual import VirtualMover
 from locum.trace import Trace, TraceMeta
 from locum.trace.columns import DECODE
 
-_LEAST_STEPS = 12
+_LEAST_STEPS = 48
+_LEAST_SPREAD = 0.25
 EXPERT_SHARE = 0.5
 """Of a step's computing that its experts do, where a trace does not know the backbone's size."""
 
@@ -76,8 +77,9 @@ class Compute:
 def resistant_slope(x: NDArray[Any], y: NDArray[Any]) -> float:
     """How y grows with x: between the medians of the outer thirds, which no outlier moves.
 
-    0 where there are fewer than twelve points or x hardly differs. J. W. Tukey, "Exploratory Data Analysis",
-    1977, the resistant line.
+    0 where that tells nothing: fewer than 48 points, or medians of x less than 1 or a quarter of x apart,
+    because noise over a small difference is a steep slope. J. W. Tukey, "Exploratory Data Analysis", 1977,
+    the resistant line.
     """
     if len(x) < _LEAST_STEPS:
         return 0.0
@@ -85,7 +87,8 @@ def resistant_slope(x: NDArray[Any], y: NDArray[Any]) -> float:
     third = len(x) // 3
     low, high = order[:third], order[-third:]
     run = float(np.median(x[high]) - np.median(x[low]))
-    return float(np.median(y[high]) - np.median(y[low])) / run if run >= 1 else 0.0
+    far = run >= max(1.0, _LEAST_SPREAD * float(np.median(x)))
+    return float(np.median(y[high]) - np.median(y[low])) / run if far else 0.0
 
 
 def expert_share(meta: TraceMeta) -> float:
