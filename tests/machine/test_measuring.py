@@ -1,6 +1,7 @@
 """What is measured when: the quick figures for a run, the rest where it lacks, nothing twice."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -107,9 +108,9 @@ def test_one_temporary_file_serves_it_all(folder: Path, monkeypatch: pytest.Monk
 def test_progress_goes_from_nothing_to_all(
     folder: Path, monkeypatch: pytest.MonkeyPatch, whole: bool
 ) -> None:
-    def pieces(source: object, order: list[object], told: object = None) -> object:
+    def pieces(source: object, order: list[object], told: Callable[[], object]) -> object:
         for _ in order:
-            told()  # type: ignore[operator]
+            told()
         return made_curve()
 
     monkeypatch.setattr(curve, "measure_curve", pieces)
